@@ -1,0 +1,3 @@
+//! Steelyard: an event-sourced payments ledger on PostgreSQL.
+
+#![forbid(unsafe_code)]
