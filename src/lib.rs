@@ -1,3 +1,7 @@
 //! Steelyard: an event-sourced payments ledger on PostgreSQL.
 
 #![forbid(unsafe_code)]
+
+pub mod ledger;
+pub mod metadata;
+pub mod store;

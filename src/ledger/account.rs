@@ -1,0 +1,157 @@
+//! Accounts: a name, one asset, a normal side, limits and a balance.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::amount::Amount;
+use super::event::Position;
+use super::name::{AccountCode, AssetCode};
+use super::transaction::Side;
+
+/// An account's number in its ledger: the position of the event that opened it.
+pub type AccountId = Position;
+
+/// Whether an account takes part in transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountStatus {
+    Open,
+    Frozen,
+    Closed,
+}
+
+impl AccountStatus {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Frozen => "frozen",
+            Self::Closed => "closed",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Open, Self::Frozen, Self::Closed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// The bounds of a balance, counted on the account's normal side. `None` is no bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The floor. Below zero it is an overdraft limit.
+    pub min_balance: Option<Amount>,
+    /// The cap.
+    pub max_balance: Option<Amount>,
+}
+
+/// What has happened to an account: totals that only ever describe whole legs.
+///
+/// All four totals are zero or more, in the asset's smallest unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    pub debits_posted: Amount,
+    pub credits_posted: Amount,
+    pub debits_pending: Amount,
+    pub credits_pending: Amount,
+    /// Rises by one with every leg: 0 when just opened.
+    pub version: u64,
+    /// Position of the last event that touched the account.
+    pub position: Position,
+}
+
+impl Balance {
+    /// Posted balance on the normal side. Below zero when overdrawn.
+    pub fn posted(&self, normal: Side) -> Amount {
+        self.net(normal, self.debits_posted, self.credits_posted)
+    }
+
+    /// Pending amounts that will raise the balance if they are captured.
+    pub fn pending_in(&self, normal: Side) -> Amount {
+        match normal {
+            Side::Debit => self.debits_pending,
+            Side::Credit => self.credits_pending,
+        }
+    }
+
+    /// Pending amounts that will lower the balance if they are captured.
+    pub fn pending_out(&self, normal: Side) -> Amount {
+        match normal {
+            Side::Debit => self.credits_pending,
+            Side::Credit => self.debits_pending,
+        }
+    }
+
+    /// Posted less pending out: what the floor is compared with.
+    pub fn available(&self, normal: Side) -> Amount {
+        saturating(self.posted(normal).get() - self.pending_out(normal).get())
+    }
+
+    /// Posted plus pending in: what the cap is compared with.
+    pub fn expected(&self, normal: Side) -> Amount {
+        saturating(self.posted(normal).get() + self.pending_in(normal).get())
+    }
+
+    /// The balance after one more posted leg, as of `position`. `None` when a
+    /// total would have more than 38 digits.
+    pub fn with_posted(&self, side: Side, amount: Amount, position: Position) -> Option<Self> {
+        let mut after = *self;
+        match side {
+            Side::Debit => after.debits_posted = after.debits_posted.checked_add(amount)?,
+            Side::Credit => after.credits_posted = after.credits_posted.checked_add(amount)?,
+        }
+        after.version += 1;
+        after.position = position;
+        Some(after)
+    }
+
+    fn net(&self, normal: Side, debits: Amount, credits: Amount) -> Amount {
+        match normal {
+            Side::Debit => saturating(debits.get() - credits.get()),
+            Side::Credit => saturating(credits.get() - debits.get()),
+        }
+    }
+}
+
+/// Posted totals are at most 38 digits, so a difference of two cannot leave the
+/// range; only a sum with pending amounts can, and there the bound is exact
+/// enough to refuse.
+fn saturating(value: i128) -> Amount {
+    Amount::new(value.clamp(Amount::MIN.get(), Amount::MAX.get())).unwrap_or(Amount::ZERO)
+}
+
+/// An account with its present state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Account {
+    pub id: AccountId,
+    pub code: AccountCode,
+    pub asset: AssetCode,
+    pub normal: Side,
+    pub status: AccountStatus,
+    pub limits: Limits,
+    /// The client's own JSON object as it came, `None` for `{}`.
+    pub metadata: Option<Arc<str>>,
+    pub opened_at: DateTime<Utc>,
+    pub balance: Balance,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pending_amounts_count_against_the_side_they_move() {
+        let balance = Balance {
+            debits_posted: Amount::from(750),
+            credits_posted: Amount::from(2000),
+            debits_pending: Amount::from(300),
+            credits_pending: Amount::from(40),
+            version: 7,
+            position: 4711,
+        };
+        assert_eq!(balance.posted(Side::Credit), Amount::from(1250));
+        assert_eq!(balance.available(Side::Credit), Amount::from(950));
+        assert_eq!(balance.expected(Side::Credit), Amount::from(1290));
+        assert_eq!(balance.posted(Side::Debit), Amount::new(-1250).unwrap());
+        assert_eq!(balance.pending_out(Side::Debit), Amount::from(40));
+        assert_eq!(balance.pending_in(Side::Debit), Amount::from(300));
+    }
+}

@@ -1,0 +1,229 @@
+//! The book: the state of a ledger in memory, and how events change it.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use super::account::{Account, AccountStatus, Balance};
+use super::event::{Event, Fact, Position};
+use super::name::{AccountCode, AssetCode};
+
+/// The assets of a ledger, and those of its accounts that memory holds.
+///
+/// The book remembers how to take back what was applied after a [`Mark`],
+/// because the sequencer decides on state whose append is still in flight: if
+/// that append fails, so must everything that was decided on it.
+#[derive(Debug, Default)]
+pub struct Book {
+    assets: HashMap<AssetCode, u8>,
+    slots: HashMap<AccountCode, u32>,
+    accounts: Vec<Option<Slot>>,
+    free: Vec<u32>,
+    undo: VecDeque<Undo>,
+    /// Undo entries ever dropped from the front: makes marks absolute.
+    settled: u64,
+    /// Where the eviction hand stands.
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    account: Account,
+    /// Set on every touch, cleared by the eviction hand: second-chance (clock)
+    /// replacement, which needs no list to keep in order on the hot path.
+    recently_used: bool,
+}
+
+#[derive(Debug)]
+enum Undo {
+    Balance { slot: u32, before: Balance },
+    AccountOpened { slot: u32 },
+    AssetDefined(AssetCode),
+}
+
+/// A point in a book's history to which it can be rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark(u64);
+
+/// An event that contradicts the book: the log is corrupt, or the code is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("event {position} does not follow from the book: {detail}")]
+pub struct Contradiction {
+    pub position: Position,
+    pub detail: String,
+}
+
+impl Book {
+    pub fn asset_scale(&self, code: &AssetCode) -> Option<u8> {
+        self.assets.get(code).copied()
+    }
+
+    pub fn account(&self, code: &AccountCode) -> Option<&Account> {
+        let slot = *self.slots.get(code)?;
+        self.accounts[slot as usize].as_ref().map(|slot| &slot.account)
+    }
+
+    pub fn contains(&self, code: &AccountCode) -> bool {
+        self.slots.contains_key(code)
+    }
+
+    /// Accounts in memory.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    pub fn accounts(&self) -> impl Iterator<Item = &Account> {
+        self.accounts.iter().flatten().map(|slot| &slot.account)
+    }
+
+    /// Takes in an asset that is known from elsewhere than an event.
+    pub fn load_asset(&mut self, code: AssetCode, scale: u8) {
+        self.assets.insert(code, scale);
+    }
+
+    /// Takes in an account as the projection or a snapshot has it. One that is
+    /// in the book already is newer than any copy, and stays.
+    pub fn load_account(&mut self, account: Account) {
+        if !self.contains(&account.code) {
+            self.insert(account);
+        }
+    }
+
+    /// Makes an event so. Recomputes what the event says came out, and refuses
+    /// an event that says otherwise, leaving the book as it was.
+    pub fn apply(&mut self, event: &Event) -> Result<(), Contradiction> {
+        match &event.fact {
+            Fact::AssetDefined { code, scale } => {
+                self.assets.insert(code.clone(), *scale);
+                self.undo.push_back(Undo::AssetDefined(code.clone()));
+            }
+            Fact::AccountOpened { code, asset, normal, limits, metadata } => {
+                if self.contains(code) {
+                    return Err(contradiction(event, format!("account {code} exists")));
+                }
+                let slot = self.insert(Account {
+                    id: event.position,
+                    code: code.clone(),
+                    asset: asset.clone(),
+                    normal: *normal,
+                    status: AccountStatus::Open,
+                    limits: *limits,
+                    metadata: metadata.clone(),
+                    opened_at: event.recorded_at,
+                    balance: Balance { position: event.position, ..Balance::default() },
+                });
+                self.undo.push_back(Undo::AccountOpened { slot });
+            }
+            Fact::TransactionPosted(transaction) => {
+                let mark = self.mark();
+                for leg in &transaction.legs {
+                    if let Err(detail) = self.apply_leg(leg, event.position) {
+                        self.roll_back(mark);
+                        return Err(contradiction(event, detail));
+                    }
+                }
+            }
+            Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn apply_leg(&mut self, leg: &super::Leg, position: Position) -> Result<(), String> {
+        let Some(&index) = self.slots.get(&leg.account) else {
+            return Err(format!("account {} is unknown", leg.account));
+        };
+        let Some(slot) = self.accounts[index as usize].as_mut() else {
+            return Err(format!("account {} is unknown", leg.account));
+        };
+        let before = slot.account.balance;
+        if before.with_posted(leg.side, leg.amount, position) != Some(leg.after) {
+            return Err(format!("account {} would not have the balance after that it states", leg.account));
+        }
+        slot.account.balance = leg.after;
+        slot.recently_used = true;
+        self.undo.push_back(Undo::Balance { slot: index, before });
+        Ok(())
+    }
+
+    /// The present point, to roll back to or to settle.
+    pub fn mark(&self) -> Mark {
+        Mark(self.settled + self.undo.len() as u64)
+    }
+
+    /// Takes back everything applied after `mark`, newest first.
+    pub fn roll_back(&mut self, mark: Mark) {
+        while self.mark() > mark {
+            match self.undo.pop_back() {
+                Some(Undo::Balance { slot, before }) => {
+                    if let Some(slot) = self.accounts[slot as usize].as_mut() {
+                        slot.account.balance = before;
+                    }
+                }
+                Some(Undo::AccountOpened { slot }) => self.remove(slot),
+                Some(Undo::AssetDefined(code)) => {
+                    self.assets.remove(&code);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Forgets how to roll back to before `mark`: what was applied by then is durable.
+    pub fn settle(&mut self, mark: Mark) {
+        let count = usize::try_from(mark.0.saturating_sub(self.settled)).unwrap_or(usize::MAX);
+        let count = count.min(self.undo.len());
+        self.undo.drain(..count);
+        self.settled += count as u64;
+    }
+
+    /// Forgets up to `want` accounts that `may_go` allows, those longest unused
+    /// first, and says how many went. Looks at each account at most twice.
+    pub fn evict(&mut self, want: usize, may_go: impl Fn(&Account) -> bool) -> usize {
+        let mut gone = 0;
+        for _ in 0..self.accounts.len() * 2 {
+            if gone == want {
+                break;
+            }
+            self.hand = (self.hand + 1) % self.accounts.len();
+            let Some(slot) = self.accounts[self.hand].as_mut() else { continue };
+            if std::mem::take(&mut slot.recently_used) || !may_go(&slot.account) {
+                continue;
+            }
+            self.remove(self.hand as u32);
+            gone += 1;
+        }
+        gone
+    }
+
+    fn insert(&mut self, account: Account) -> u32 {
+        let code = account.code.clone();
+        let slot = Some(Slot { account, recently_used: true });
+        let index = match self.free.pop() {
+            Some(index) => {
+                self.accounts[index as usize] = slot;
+                index
+            }
+            None => {
+                self.accounts.push(slot);
+                u32::try_from(self.accounts.len() - 1).expect("fewer than 2^32 accounts are held in memory")
+            }
+        };
+        self.slots.insert(code, index);
+        index
+    }
+
+    fn remove(&mut self, index: u32) {
+        if let Some(slot) = self.accounts[index as usize].take() {
+            self.slots.remove(&slot.account.code);
+            self.free.push(index);
+        }
+    }
+}
+
+fn contradiction(event: &Event, detail: String) -> Contradiction {
+    Contradiction { position: event.position, detail }
+}

@@ -1,0 +1,313 @@
+//! The decision: what a command does to a book, without doing it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use smallvec::SmallVec;
+
+use super::account::{Account, AccountStatus, Balance, Limits};
+use super::amount::Amount;
+use super::asset::SCALE_MAX;
+use super::book::Book;
+use super::event::{Event, Fact, Moment};
+use super::name::{AccountCode, AssetCode};
+use super::rejection::{Refusal, Rejection};
+use super::transaction::{LEGS_MAX, Leg, LegRequest, RejectedTransaction, Side, Transaction, TransactionRequest};
+
+/// What a client wants to happen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    DefineAsset { code: AssetCode, scale: u8 },
+    OpenAccount(OpenAccount),
+    Transact(TransactionRequest),
+}
+
+/// The attributes of a new account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenAccount {
+    pub code: AccountCode,
+    pub asset: AssetCode,
+    pub normal: Side,
+    pub limits: Limits,
+    pub metadata: Option<Arc<str>>,
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is a fact, be it a posting or a recorded rejection: append it.
+    Record(Fact),
+    /// It is so already; nothing to record.
+    Unchanged,
+    /// It cannot be; nothing to record.
+    Refuse(Refusal),
+}
+
+impl Command {
+    /// The accounts that must be in the book, or be known not to exist, before
+    /// [`decide`] may look at the command.
+    pub fn accounts(&self) -> impl Iterator<Item = &AccountCode> {
+        let (opened, legs): (Option<&AccountCode>, &[LegRequest]) = match self {
+            Self::DefineAsset { .. } => (None, &[]),
+            Self::OpenAccount(open) => (Some(&open.code), &[]),
+            Self::Transact(request) => (None, &request.legs),
+        };
+        opened.into_iter().chain(legs.iter().map(|leg| &leg.account))
+    }
+
+    /// When the event is to count for the books.
+    pub fn effective_at(&self, recorded_at: DateTime<Utc>) -> DateTime<Utc> {
+        match self {
+            Self::Transact(request) => request.effective_at.unwrap_or(recorded_at),
+            Self::DefineAsset { .. } | Self::OpenAccount(_) => recorded_at,
+        }
+    }
+}
+
+/// Decides one command on the state of `book`, as of `at`.
+pub fn decide(book: &Book, command: &Command, at: &Moment) -> Verdict {
+    match command {
+        Command::DefineAsset { code, scale } => define_asset(book, code, *scale),
+        Command::OpenAccount(open) => open_account(book, open),
+        Command::Transact(request) => match transact(book, request, at) {
+            Ok(transaction) => Verdict::Record(Fact::TransactionPosted(transaction)),
+            Err(Declined::Refused(refusal)) => Verdict::Refuse(refusal),
+            Err(Declined::Rejected(rejected)) => Verdict::Record(Fact::TransactionRejected(rejected)),
+        },
+    }
+}
+
+/// The event that records `fact`.
+pub fn event(command: &Command, fact: Fact, idempotency_key: Option<Arc<str>>, at: &Moment) -> Event {
+    Event {
+        position: at.position,
+        recorded_at: at.recorded_at,
+        effective_at: command.effective_at(at.recorded_at),
+        transaction_id: match fact {
+            Fact::AssetDefined { .. } | Fact::AccountOpened { .. } => None,
+            Fact::TransactionPosted(_) | Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {
+                Some(at.transaction_id)
+            }
+        },
+        idempotency_key,
+        fact,
+    }
+}
+
+fn define_asset(book: &Book, code: &AssetCode, scale: u8) -> Verdict {
+    if scale > SCALE_MAX {
+        return Verdict::Refuse(Refusal::Invalid("an asset has at most 37 decimals"));
+    }
+    match book.asset_scale(code) {
+        None => Verdict::Record(Fact::AssetDefined { code: code.clone(), scale }),
+        Some(known) if known == scale => Verdict::Unchanged,
+        Some(known) => Verdict::Refuse(Refusal::AssetAlreadyExists { code: code.clone(), scale: known }),
+    }
+}
+
+fn open_account(book: &Book, open: &OpenAccount) -> Verdict {
+    if let (Some(floor), Some(cap)) = (open.limits.min_balance, open.limits.max_balance)
+        && floor > cap
+    {
+        return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance"));
+    }
+    if let Some(account) = book.account(&open.code) {
+        let same = account.asset == open.asset
+            && account.normal == open.normal
+            && account.limits == open.limits
+            && account.metadata == open.metadata;
+        return if same {
+            Verdict::Unchanged
+        } else {
+            Verdict::Refuse(Refusal::AccountAlreadyExists(Box::new(account.clone())))
+        };
+    }
+    if book.asset_scale(&open.asset).is_none() {
+        return Verdict::Refuse(Refusal::AssetNotFound(open.asset.clone()));
+    }
+    Verdict::Record(Fact::AccountOpened {
+        code: open.code.clone(),
+        asset: open.asset.clone(),
+        normal: open.normal,
+        limits: open.limits,
+        metadata: open.metadata.clone(),
+    })
+}
+
+enum Declined {
+    Refused(Refusal),
+    Rejected(RejectedTransaction),
+}
+
+type Accounts<'book> = SmallVec<[&'book Account; 2]>;
+
+/// The rules, in the documented order of [`super::rejection`].
+fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -> Result<Transaction, Declined> {
+    check_request(request).map_err(Declined::Refused)?;
+    let accounts = find_accounts(book, &request.legs).map_err(Declined::Refused)?;
+    check_assets(&request.legs, &accounts).map_err(Declined::Refused)?;
+
+    let rejected = |reason: Rejection| {
+        Declined::Rejected(RejectedTransaction {
+            request: request.clone(),
+            account_ids: accounts.iter().map(|account| account.id).collect(),
+            reason,
+        })
+    };
+    check_status(&accounts).map_err(rejected)?;
+    let after = post(&request.legs, &accounts, at);
+    check_floors(&accounts, &after).map_err(rejected)?;
+    check_caps(&accounts, &after).map_err(rejected)?;
+
+    let legs = request.legs.iter().zip(&accounts).zip(after).map(|((leg, account), after)| Leg {
+        // The account's own copy of the name, not the request's, so that one
+        // allocation serves every event of the account.
+        account: account.code.clone(),
+        account_id: account.id,
+        normal: account.normal,
+        side: leg.side,
+        amount: leg.amount,
+        asset: account.asset.clone(),
+        after: after.unwrap_or_default(),
+    });
+    Ok(Transaction {
+        kind: request.kind,
+        legs: legs.collect(),
+        reference: request.reference.clone(),
+        description: request.description.clone(),
+        metadata: request.metadata.clone(),
+    })
+}
+
+fn check_request(request: &TransactionRequest) -> Result<(), Refusal> {
+    let legs = &request.legs;
+    if !(2..=LEGS_MAX).contains(&legs.len()) {
+        return Err(Refusal::Invalid("a transaction has 2 to 256 legs"));
+    }
+    if !legs.iter().all(|leg| leg.amount.is_positive()) {
+        return Err(Refusal::Invalid("an amount is more than zero"));
+    }
+    if !is_balanced(legs) {
+        return Err(Refusal::Invalid("debits and credits are equal for every asset"));
+    }
+    let first = &legs[0].account;
+    if legs.iter().all(|leg| leg.account == *first) {
+        return Err(Refusal::SameAccount(first.clone()));
+    }
+    Ok(())
+}
+
+/// Debits equal credits per asset. Sums of up to 256 amounts are taken in
+/// `i128` with a check, since 256 amounts of 38 digits do not fit.
+fn is_balanced(legs: &[LegRequest]) -> bool {
+    let first_of_its_asset = |index: usize| !legs[..index].iter().any(|leg| leg.asset == legs[index].asset);
+    (0..legs.len()).filter(|&index| first_of_its_asset(index)).all(|index| {
+        let mut net = Some(Amount::ZERO);
+        for leg in legs.iter().filter(|leg| leg.asset == legs[index].asset) {
+            net = net.and_then(|net| match leg.side {
+                Side::Debit => net.checked_add(leg.amount),
+                Side::Credit => net.checked_sub(leg.amount),
+            });
+        }
+        net == Some(Amount::ZERO)
+    })
+}
+
+fn find_accounts<'book>(book: &'book Book, legs: &[LegRequest]) -> Result<Accounts<'book>, Refusal> {
+    let mut found = Accounts::with_capacity(legs.len());
+    let mut missing = SmallVec::new();
+    for (index, leg) in legs.iter().enumerate() {
+        match book.account(&leg.account) {
+            Some(account) => found.push(account),
+            None => missing.push((index, leg.account.clone())),
+        }
+    }
+    if missing.is_empty() { Ok(found) } else { Err(Refusal::AccountNotFound(missing)) }
+}
+
+fn check_assets(legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refusal> {
+    let mismatch = legs.iter().zip(accounts).position(|(leg, account)| leg.asset != account.asset);
+    match mismatch {
+        None => Ok(()),
+        Some(leg) => Err(Refusal::AssetMismatch {
+            leg,
+            account: accounts[leg].code.clone(),
+            account_asset: accounts[leg].asset.clone(),
+            asset: legs[leg].asset.clone(),
+        }),
+    }
+}
+
+fn check_status(accounts: &Accounts<'_>) -> Result<(), Rejection> {
+    let first_with = |status| accounts.iter().find(|account| account.status == status);
+    if let Some(account) = first_with(AccountStatus::Closed) {
+        return Err(Rejection::AccountClosed { account: account.code.clone() });
+    }
+    if let Some(account) = first_with(AccountStatus::Frozen) {
+        return Err(Rejection::AccountFrozen { account: account.code.clone() });
+    }
+    Ok(())
+}
+
+/// The balance after each leg; `None` from the first total on that would have
+/// more than 38 digits.
+fn post(legs: &[LegRequest], accounts: &Accounts<'_>, at: &Moment) -> SmallVec<[Option<Balance>; 2]> {
+    let mut after: SmallVec<[Option<Balance>; 2]> = SmallVec::with_capacity(legs.len());
+    for (index, leg) in legs.iter().enumerate() {
+        let earlier = (0..index).rev().find(|&i| accounts[i].id == accounts[index].id);
+        let before = match earlier {
+            Some(i) => after[i],
+            None => Some(accounts[index].balance),
+        };
+        after.push(before.and_then(|balance| balance.with_posted(leg.side, leg.amount, at.position)));
+    }
+    after
+}
+
+/// Each account once, at its first leg, with its balance after its last leg:
+/// limits bound what a transaction leaves behind, not the steps within it.
+fn outcomes<'a>(
+    accounts: &'a Accounts<'_>,
+    after: &'a [Option<Balance>],
+) -> impl Iterator<Item = (&'a Account, Option<Balance>)> {
+    (0..accounts.len()).filter_map(move |index| {
+        let same = |i: &usize| accounts[*i].id == accounts[index].id;
+        if (0..index).any(|i| same(&i)) {
+            return None;
+        }
+        let last = (index..accounts.len()).rev().find(same)?;
+        Some((accounts[index], after[last]))
+    })
+}
+
+/// A floor stops what lowers the balance; it does not stop money coming in.
+fn check_floors(accounts: &Accounts<'_>, after: &[Option<Balance>]) -> Result<(), Rejection> {
+    for (account, after) in outcomes(accounts, after) {
+        let (Some(after), Some(min_balance)) = (after, account.limits.min_balance) else { continue };
+        let available = account.balance.available(account.normal);
+        let would_be = after.available(account.normal);
+        if would_be < available && would_be < min_balance {
+            let account = account.code.clone();
+            return Err(Rejection::InsufficientFunds { account, available, would_be, min_balance });
+        }
+    }
+    Ok(())
+}
+
+/// A cap stops what raises the balance; it does not stop money going out.
+fn check_caps(accounts: &Accounts<'_>, after: &[Option<Balance>]) -> Result<(), Rejection> {
+    for (account, after) in outcomes(accounts, after) {
+        let exceeded = |would_be, max_balance| Rejection::BalanceLimitExceeded {
+            account: account.code.clone(),
+            would_be,
+            max_balance,
+        };
+        let Some(after) = after else { return Err(exceeded(Amount::MAX, Amount::MAX)) };
+        let Some(max_balance) = account.limits.max_balance else { continue };
+        let would_be = after.expected(account.normal);
+        if would_be > account.balance.expected(account.normal) && would_be > max_balance {
+            return Err(exceeded(would_be, max_balance));
+        }
+    }
+    Ok(())
+}

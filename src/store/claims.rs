@@ -1,0 +1,261 @@
+//! Claims: who may write, and since which epoch.
+//!
+//! A claim is a session advisory lock, which says who tries, and an epoch in a
+//! row, which says who succeeds. Lock and epoch are two statements on purpose:
+//! one statement has one snapshot, and one that waited for a lock would not see
+//! what the holder before it committed. Raising an epoch updates the claim's
+//! row, so it waits for appends and flushes that hold that row FOR SHARE, and
+//! those that come later find their epoch gone.
+//!
+//! Everything here runs on the worker's one dedicated connection, never pooled:
+//! session locks on pooled connections are lost or starve the pool.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Epoch, Error, LedgerId, Shard};
+
+/// First key of the advisory locks of sequencers; the second is the ledger.
+const SEQUENCER_LOCKS: i32 = 0x5359_0001;
+/// First key of the advisory locks of projectors; the second is the shard.
+const PROJECTOR_LOCKS: i32 = 0x5359_0002;
+
+/// A worker counts as gone when it has not been heard of for so long, by the
+/// database's clock.
+pub const STALE_AFTER_S: f64 = 5.0;
+
+/// A piece of work that one worker at a time may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unit {
+    Sequencer(LedgerId),
+    Projector(Shard),
+}
+
+/// A unit whose lock is held by a session of a worker that is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Stale {
+    pub unit: Unit,
+    pub backend_pid: i32,
+    pub backend_start: chrono::DateTime<chrono::Utc>,
+}
+
+/// Makes a worker known.
+pub async fn register(conn: &mut PgConnection, worker_id: Uuid, address: &str, version: &str) -> Result<(), Error> {
+    sqlx::query!(
+        r#"
+        INSERT INTO workers (worker_id, advertised_address, version) VALUES ($1, $2, $3)
+        ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = clock_timestamp()
+        "#,
+        worker_id,
+        address,
+        version
+    )
+    .execute(&mut *conn)
+    .await?;
+    // Rows of workers long gone say nothing any more.
+    sqlx::query!("DELETE FROM workers WHERE heartbeat_at < clock_timestamp() - interval '1 hour'").execute(conn).await?;
+    Ok(())
+}
+
+/// Says that the worker lives. Also proves that the session with its locks does.
+pub async fn heartbeat(conn: &mut PgConnection, worker_id: Uuid) -> Result<(), Error> {
+    sqlx::query!("UPDATE workers SET heartbeat_at = clock_timestamp() WHERE worker_id = $1", worker_id)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Forgets a worker that stops.
+pub async fn deregister(conn: &mut PgConnection, worker_id: Uuid) -> Result<(), Error> {
+    sqlx::query!("DELETE FROM workers WHERE worker_id = $1", worker_id).execute(conn).await?;
+    Ok(())
+}
+
+/// Tries the locks of `units` without waiting, and answers those it got.
+pub async fn try_lock(conn: &mut PgConnection, units: &[Unit]) -> Result<Vec<Unit>, Error> {
+    let (classes, ids): (Vec<i32>, Vec<i32>) = units.iter().map(|unit| lock_key(*unit)).unzip();
+    let rows = sqlx::query!(
+        r#"
+        SELECT u.ordinality AS "ordinality!", pg_try_advisory_lock(u.class, u.id) AS "locked!"
+        FROM UNNEST($1::integer[], $2::integer[]) WITH ORDINALITY AS u (class, id, ordinality)
+        "#,
+        &classes,
+        &ids
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.iter().filter(|row| row.locked).map(|row| units[row.ordinality as usize - 1]).collect())
+}
+
+fn lock_key(unit: Unit) -> (i32, i32) {
+    match unit {
+        Unit::Sequencer(ledger_id) => (SEQUENCER_LOCKS, ledger_id),
+        Unit::Projector(shard) => (PROJECTOR_LOCKS, i32::from(shard)),
+    }
+}
+
+/// Takes `units` over: raises their epochs, and answers the new ones.
+pub async fn raise(conn: &mut PgConnection, worker_id: Uuid, units: &[Unit]) -> Result<Vec<(Unit, Epoch)>, Error> {
+    let ledgers: Vec<LedgerId> = units.iter().filter_map(|unit| sequencer_of(*unit)).collect();
+    let shards: Vec<Shard> = units.iter().filter_map(|unit| shard_of(*unit)).collect();
+    let mut raised = Vec::with_capacity(units.len());
+    if !ledgers.is_empty() {
+        let rows = sqlx::query!(
+            r#"
+            UPDATE sequencer_claims
+            SET epoch = epoch + 1, worker_id = $1, claimed_at = clock_timestamp(), backend_pid = pg_backend_pid(),
+                backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+            WHERE ledger_id = ANY($2)
+            RETURNING ledger_id, epoch
+            "#,
+            worker_id,
+            &ledgers
+        )
+        .fetch_all(&mut *conn)
+        .await?;
+        raised.extend(rows.into_iter().map(|row| (Unit::Sequencer(row.ledger_id), row.epoch)));
+    }
+    if !shards.is_empty() {
+        let rows = sqlx::query!(
+            r#"
+            UPDATE shard_claims
+            SET epoch = epoch + 1, worker_id = $1, claimed_at = clock_timestamp(), backend_pid = pg_backend_pid(),
+                backend_start = (SELECT backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid())
+            WHERE shard = ANY($2)
+            RETURNING shard, epoch
+            "#,
+            worker_id,
+            &shards
+        )
+        .fetch_all(conn)
+        .await?;
+        raised.extend(rows.into_iter().map(|row| (Unit::Projector(row.shard), row.epoch)));
+    }
+    Ok(raised)
+}
+
+const fn sequencer_of(unit: Unit) -> Option<LedgerId> {
+    match unit {
+        Unit::Sequencer(ledger_id) => Some(ledger_id),
+        Unit::Projector(_) => None,
+    }
+}
+
+const fn shard_of(unit: Unit) -> Option<Shard> {
+    match unit {
+        Unit::Sequencer(_) => None,
+        Unit::Projector(shard) => Some(shard),
+    }
+}
+
+/// Units claimed by sessions that still exist, of workers that are gone:
+/// frozen processes, orphans in a pooler, half-open connections.
+pub async fn stale(conn: &mut PgConnection) -> Result<Vec<Stale>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        WITH claims AS (
+            SELECT ledger_id, NULL::smallint AS shard, worker_id, backend_pid, backend_start FROM sequencer_claims
+            UNION ALL
+            SELECT NULL, shard, worker_id, backend_pid, backend_start FROM shard_claims
+        )
+        SELECT c.ledger_id, c.shard, c.backend_pid AS "backend_pid!", c.backend_start AS "backend_start!"
+        FROM claims c
+        JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start = c.backend_start
+        LEFT JOIN workers w ON w.worker_id = c.worker_id
+        WHERE w.heartbeat_at IS NULL OR w.heartbeat_at < clock_timestamp() - make_interval(secs => $1)
+        "#,
+        STALE_AFTER_S
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let unit = match (row.ledger_id, row.shard) {
+                (Some(ledger_id), _) => Unit::Sequencer(ledger_id),
+                (None, Some(shard)) => Unit::Projector(shard),
+                (None, None) => return None,
+            };
+            Some(Stale { unit, backend_pid: row.backend_pid, backend_start: row.backend_start })
+        })
+        .collect())
+}
+
+/// Ends a session, if it is still the one that was seen.
+pub async fn terminate(
+    conn: &mut PgConnection,
+    backend_pid: i32,
+    backend_start: chrono::DateTime<chrono::Utc>,
+) -> Result<(), Error> {
+    sqlx::query!(
+        r#"
+        SELECT pg_terminate_backend(pid) AS "terminated!" FROM pg_stat_activity
+        WHERE pid = $1 AND backend_start = $2
+        "#,
+        backend_pid,
+        backend_start
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(())
+}
+
+/// A row of what `GET /v1/cluster` shows.
+#[derive(Clone, Debug)]
+pub struct ClaimRow {
+    pub unit: Unit,
+    pub worker_id: Option<Uuid>,
+    pub epoch: Epoch,
+    pub claimed_at: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+/// All claims.
+pub async fn list(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<ClaimRow>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT ledger_id AS "ledger_id?", NULL::smallint AS shard, worker_id, epoch AS "epoch!", claimed_at
+        FROM sequencer_claims
+        UNION ALL
+        SELECT NULL, shard, worker_id, epoch, claimed_at FROM shard_claims
+        ORDER BY 1, 2
+        "#
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let unit = match (row.ledger_id, row.shard) {
+                (Some(ledger_id), _) => Unit::Sequencer(ledger_id),
+                (None, Some(shard)) => Unit::Projector(shard),
+                (None, None) => return None,
+            };
+            Some(ClaimRow { unit, worker_id: row.worker_id, epoch: row.epoch, claimed_at: row.claimed_at })
+        })
+        .collect())
+}
+
+/// A row of `workers`.
+#[derive(Clone, Debug)]
+pub struct WorkerRow {
+    pub worker_id: Uuid,
+    pub advertised_address: String,
+    pub version: String,
+    pub started_at: chrono::DateTime<chrono::Utc>,
+    pub heartbeat_age_s: f64,
+    pub draining: bool,
+}
+
+/// All workers that are not long gone.
+pub async fn workers(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<WorkerRow>, Error> {
+    Ok(sqlx::query_as!(
+        WorkerRow,
+        r#"
+        SELECT worker_id, advertised_address, version, started_at, draining,
+               extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS "heartbeat_age_s!"
+        FROM workers ORDER BY started_at
+        "#
+    )
+    .fetch_all(executor)
+    .await?)
+}

@@ -1,0 +1,99 @@
+//! Connections: a pool for reads, single connections for those who hold a claim.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+
+use super::Error;
+use super::error::timed_out;
+
+static MIGRATOR: Migrator = sqlx::migrate!();
+
+/// Connections that HTTP reads share: more than two cores can keep busy, few
+/// enough to leave room for other workers under PostgreSQL's usual 100.
+const POOL_CONNECTIONS_MAX: u32 = 12;
+/// A read that waits longer for a connection is better refused.
+const POOL_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A server that takes longer to accept a connection counts as not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prepared statements kept per connection; we have some forty.
+const STATEMENT_CACHE: usize = 128;
+
+/// The role that serving connections take on: it may not change the log.
+pub const SERVING_ROLE: &str = "steelyard_serving";
+
+/// How to reach one database.
+#[derive(Clone, Debug)]
+pub struct Database {
+    options: PgConnectOptions,
+    pool: PgPool,
+}
+
+impl Database {
+    /// Prepares connections; opens none yet.
+    ///
+    /// # Errors
+    /// A URL that is none.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let options = PgConnectOptions::from_str(url)?
+            .application_name("steelyard")
+            .statement_cache_capacity(STATEMENT_CACHE)
+            .log_statements(tracing::log::LevelFilter::Trace)
+            .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1));
+        let pool = PgPoolOptions::new()
+            .max_connections(POOL_CONNECTIONS_MAX)
+            .acquire_timeout(POOL_ACQUIRE_TIMEOUT)
+            .connect_lazy_with(serving(&options));
+        Ok(Self { options, pool })
+    }
+
+    /// Reads of the HTTP API.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// A connection of its own in the serving role.
+    pub async fn connect_serving(&self) -> Result<PgConnection, Error> {
+        connect(&serving(&self.options)).await
+    }
+
+    /// A connection of its own as the user of the URL: it owns the tables, holds
+    /// the advisory locks, and may end other sessions of the same user.
+    pub async fn connect_owner(&self) -> Result<PgConnection, Error> {
+        connect(&self.options).await
+    }
+
+    /// Brings the schema up to this release.
+    pub async fn migrate(&self) -> Result<(), sqlx::migrate::MigrateError> {
+        let mut conn = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options))
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)??;
+        MIGRATOR.run_direct(None, &mut conn, false).await?;
+        conn.close().await?;
+        Ok(())
+    }
+}
+
+/// A session that serves: may not change the log, and never sits in a
+/// transaction or on a dead client for long.
+fn serving(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().options([
+        ("role", SERVING_ROLE),
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("client_connection_check_interval", "2s"),
+        ("tcp_keepalives_idle", "5"),
+        ("tcp_keepalives_interval", "2"),
+        ("tcp_keepalives_count", "3"),
+        ("tcp_user_timeout", "10s"),
+    ])
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
+        Ok(connection) => Ok(connection?),
+        Err(_) => Err(timed_out("connecting took too long")),
+    }
+}

@@ -1,0 +1,312 @@
+//! The log: appending to it and reading it.
+//!
+//! One writer per ledger appends, fenced by its claim's epoch in the same
+//! statement; a takeover updates the claim's row and so waits for a running
+//! append, and every later append of the old holder finds the epoch gone.
+//! Readers need no lock: positions are handed out by that one writer and become
+//! visible with its commit, in order, so a reader that has seen position n has
+//! seen all before it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+use uuid::Uuid;
+
+use super::jsonb::Jsonb;
+use super::payload::{self, SCHEMA_VERSION};
+use super::{Epoch, Error, LedgerId};
+use crate::ledger::{Event, Fact, Position};
+
+/// A key and its request, as they commit with the events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    pub key_hash: [u8; 16],
+    pub fingerprint: [u8; 16],
+    /// The first event that the key recorded.
+    pub position: Position,
+    /// How many events it recorded, in a row.
+    pub event_count: u32,
+}
+
+/// Appends `events`, whose positions follow on each other, with their keys.
+///
+/// # Errors
+/// [`Error::Fenced`] when `epoch` is no longer the claim's; then, and on every
+/// error but [`Error::Unavailable`], nothing was stored.
+pub async fn append(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    epoch: Epoch,
+    events: &[Event],
+    keys: &[KeyRow],
+) -> Result<(), Error> {
+    let Some(first) = events.first() else {
+        return fence(conn, ledger_id, epoch).await;
+    };
+    let mut text = String::with_capacity(events.len() * 320);
+    let ends: Vec<usize> = events
+        .iter()
+        .map(|event| {
+            payload::write(&event.fact, &mut text);
+            text.len()
+        })
+        .collect();
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let payloads: Vec<Jsonb<&str>> = starts.zip(&ends).map(|(start, end)| Jsonb(&text[start..*end])).collect();
+    let types: Vec<&str> = events.iter().map(|event| event.fact.type_name()).collect();
+    let transaction_ids: Vec<Option<Uuid>> = events.iter().map(|event| event.transaction_id).collect();
+    let idempotency_keys: Vec<Option<&str>> = events.iter().map(|event| event.idempotency_key.as_deref()).collect();
+    let recorded_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.recorded_at).collect();
+    let effective_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.effective_at).collect();
+    let key_hashes: Vec<&[u8]> = keys.iter().map(|key| key.key_hash.as_slice()).collect();
+    let fingerprints: Vec<&[u8]> = keys.iter().map(|key| key.fingerprint.as_slice()).collect();
+    let key_positions: Vec<i64> = keys.iter().map(|key| key.position as i64).collect();
+    let key_counts: Vec<i32> = keys.iter().map(|key| key.event_count as i32).collect();
+    let (assets, scales): (Vec<&str>, Vec<i16>) = events
+        .iter()
+        .filter_map(|event| match &event.fact {
+            Fact::AssetDefined { code, scale } => Some((code.as_str(), i16::from(*scale))),
+            _ => None,
+        })
+        .unzip();
+    let fences = sqlx::query_file_scalar!(
+        "src/store/sql/append.sql",
+        ledger_id,
+        epoch,
+        first.position as i64,
+        SCHEMA_VERSION,
+        types as _,
+        transaction_ids as _,
+        idempotency_keys as _,
+        payloads as _,
+        &recorded_at,
+        &effective_at,
+        key_hashes as _,
+        fingerprints as _,
+        &key_positions,
+        &key_counts,
+        assets as _,
+        &scales,
+    )
+    .fetch_one(conn)
+    .await?;
+    if fences == 1 { Ok(()) } else { Err(Error::Fenced { epoch }) }
+}
+
+/// Confirms that `epoch` is the claim's, as of a moment after the call began.
+pub async fn fence(conn: &mut PgConnection, ledger_id: LedgerId, epoch: Epoch) -> Result<(), Error> {
+    let held = sqlx::query_scalar!(
+        "SELECT 1 FROM sequencer_claims WHERE ledger_id = $1 AND epoch = $2",
+        ledger_id,
+        epoch
+    )
+    .fetch_optional(conn)
+    .await?;
+    if held.is_some() { Ok(()) } else { Err(Error::Fenced { epoch }) }
+}
+
+/// The last position of the log and when it was recorded; `None` when empty.
+pub async fn head(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+) -> Result<Option<(Position, DateTime<Utc>)>, Error> {
+    let row = sqlx::query!(
+        "SELECT position, recorded_at FROM events WHERE ledger_id = $1 ORDER BY position DESC LIMIT 1",
+        ledger_id
+    )
+    .fetch_optional(executor)
+    .await?;
+    Ok(row.map(|row| (row.position as Position, row.recorded_at)))
+}
+
+/// Whether the event at `position` was appended under `epoch`: how the outcome
+/// of an append whose connection died at COMMIT is read back. Only meaningful
+/// once a higher epoch has been raised, since that waits the old append out.
+pub async fn was_appended(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    position: Position,
+    epoch: Epoch,
+) -> Result<bool, Error> {
+    let found = sqlx::query_scalar!(
+        "SELECT 1 FROM events WHERE ledger_id = $1 AND position = $2 AND epoch = $3",
+        ledger_id,
+        position as i64,
+        epoch
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(found.is_some())
+}
+
+/// A row of the log, its payload as text.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub position: Position,
+    pub type_name: String,
+    pub schema_version: i16,
+    pub transaction_id: Option<Uuid>,
+    pub idempotency_key: Option<String>,
+    pub payload: Box<str>,
+    pub recorded_at: DateTime<Utc>,
+    pub effective_at: DateTime<Utc>,
+}
+
+impl Row {
+    /// # Errors
+    /// [`Error::Payload`]: an unknown version, or a payload that is malformed.
+    pub fn into_event(self) -> Result<Event, Error> {
+        let fact = payload::read(&self.type_name, self.schema_version, self.position, &self.payload)
+            .map_err(|source| Error::Payload { position: self.position, source })?;
+        Ok(Event {
+            position: self.position,
+            recorded_at: self.recorded_at,
+            effective_at: self.effective_at,
+            transaction_id: self.transaction_id,
+            idempotency_key: self.idempotency_key.map(Arc::from),
+            fact,
+        })
+    }
+}
+
+macro_rules! row {
+    ($row:expr) => {
+        Row {
+            position: $row.position as Position,
+            type_name: $row.type_name,
+            schema_version: $row.schema_version,
+            transaction_id: $row.transaction_id,
+            idempotency_key: $row.idempotency_key,
+            payload: $row.payload.0,
+            recorded_at: $row.recorded_at,
+            effective_at: $row.effective_at,
+        }
+    };
+}
+
+/// Up to `limit` rows after `after`, in order.
+///
+/// # Errors
+/// [`Error::Hole`] when a position is missing: nobody may read past it.
+pub async fn read(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    after: Position,
+    limit: i64,
+) -> Result<Vec<Row>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+               payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
+        FROM events
+        WHERE ledger_id = $1 AND position > $2
+        ORDER BY position
+        LIMIT $3
+        "#,
+        ledger_id,
+        after as i64,
+        limit
+    )
+    .fetch_all(executor)
+    .await?;
+    let rows: Vec<Row> = rows.into_iter().map(|row| row!(row)).collect();
+    for (expected, row) in (after + 1..).zip(&rows) {
+        if row.position != expected {
+            return Err(Error::Hole { ledger_id, expected, found: row.position });
+        }
+    }
+    Ok(rows)
+}
+
+/// Like [`read`], decoded.
+pub async fn read_events(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    after: Position,
+    limit: i64,
+) -> Result<Vec<Event>, Error> {
+    read(executor, ledger_id, after, limit).await?.into_iter().map(Row::into_event).collect()
+}
+
+/// The events at `positions`, in order of position; those that do not exist are left out.
+pub async fn at_positions(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    positions: &[i64],
+) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+               payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
+        FROM events
+        WHERE ledger_id = $1 AND position = ANY($2)
+        ORDER BY position
+        "#,
+        ledger_id,
+        positions
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(|row| row!(row).into_event()).collect()
+}
+
+/// The event of a transaction.
+pub async fn of_transaction(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    transaction_id: Uuid,
+) -> Result<Option<Event>, Error> {
+    let row = sqlx::query!(
+        r#"
+        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+               payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
+        FROM events
+        WHERE transaction_id = $1 AND ledger_id = $2
+        "#,
+        transaction_id,
+        ledger_id
+    )
+    .fetch_optional(executor)
+    .await?;
+    row.map(|row| row!(row).into_event()).transpose()
+}
+
+/// Positions of up to `limit` transactions after `after`, posted or rejected.
+pub async fn transaction_positions(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    after: Position,
+    limit: i64,
+) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        "SELECT position FROM events
+         WHERE ledger_id = $1 AND position > $2 AND transaction_id IS NOT NULL
+         ORDER BY position LIMIT $3",
+        ledger_id,
+        after as i64,
+        limit
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// The idempotency keys of the last `count` events, oldest first.
+pub async fn recent_keys(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    head: Position,
+    count: u64,
+) -> Result<Vec<String>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"
+        SELECT idempotency_key AS "key!" FROM events
+        WHERE ledger_id = $1 AND position > $2 AND idempotency_key IS NOT NULL
+        ORDER BY position
+        "#,
+        ledger_id,
+        head.saturating_sub(count) as i64
+    )
+    .fetch_all(executor)
+    .await?)
+}

@@ -1,0 +1,25 @@
+//! All SQL, and only here.
+//!
+//! The header of each module says what may run at the same time as its
+//! statements, and why that is safe.
+
+pub mod claims;
+pub mod connect;
+pub mod error;
+pub mod events;
+pub mod jsonb;
+pub mod keys;
+pub mod ledgers;
+pub mod numeric;
+pub mod payload;
+pub mod projections;
+
+pub use connect::Database;
+pub use error::Error;
+
+/// A ledger's number in the database.
+pub type LedgerId = i32;
+/// A range of accounts: 0 to shard count - 1.
+pub type Shard = i16;
+/// A claim's fencing number.
+pub type Epoch = i64;

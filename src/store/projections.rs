@@ -1,0 +1,456 @@
+//! Projections: accounts, balances, entries and rejections, with their checkpoints.
+//!
+//! One projector per shard writes, fenced by its claim's epoch and by
+//! compare-and-set on the checkpoint, both in the statement that writes the
+//! rows. So a stale projector, two of them, or a rebuild that swaps the tables
+//! underneath can only ever make a flush do nothing. Readers take no locks: a
+//! statement sees rows and checkpoint of the same commit.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgConnection, PgExecutor};
+use std::sync::Arc;
+use uuid::Uuid;
+
+use super::jsonb::Jsonb;
+use super::{Epoch, Error, LedgerId, Shard};
+use crate::ledger::{
+    Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Balance, Limits, Position, Side,
+};
+
+/// The projection that this module keeps.
+pub const BALANCES: &str = "balances";
+
+/// One shard's part in a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub shard: Shard,
+    pub epoch: Epoch,
+    /// Where the shard's checkpoint must be.
+    pub from: Position,
+}
+
+/// What a range of the log did, by column, ready for `UNNEST`.
+#[derive(Debug, Default)]
+pub struct Flush {
+    pub accounts: AccountColumns,
+    pub balances: BalanceColumns,
+    pub entries: EntryColumns,
+    pub rejections: RejectionColumns,
+}
+
+#[derive(Debug, Default)]
+pub struct AccountColumns {
+    pub shard: Vec<Shard>,
+    pub account_id: Vec<i64>,
+    pub code: Vec<AccountCode>,
+    pub asset: Vec<AssetCode>,
+    pub normal_side: Vec<&'static str>,
+    pub min_balance: Vec<Option<Amount>>,
+    pub max_balance: Vec<Option<Amount>>,
+    pub metadata: Vec<Option<Jsonb<Arc<str>>>>,
+    pub opened_at: Vec<DateTime<Utc>>,
+}
+
+#[derive(Debug, Default)]
+pub struct BalanceColumns {
+    pub shard: Vec<Shard>,
+    pub account_id: Vec<i64>,
+    pub debits_posted: Vec<Amount>,
+    pub credits_posted: Vec<Amount>,
+    pub debits_pending: Vec<Amount>,
+    pub credits_pending: Vec<Amount>,
+    pub version: Vec<i64>,
+    pub previous_version: Vec<i64>,
+    pub position: Vec<i64>,
+}
+
+#[derive(Debug, Default)]
+pub struct EntryColumns {
+    pub shard: Vec<Shard>,
+    pub account_id: Vec<i64>,
+    pub version: Vec<i64>,
+    pub position: Vec<i64>,
+    pub leg: Vec<i16>,
+    pub transaction_id: Vec<Uuid>,
+    pub side: Vec<&'static str>,
+    pub amount: Vec<Amount>,
+    pub balance_after: Vec<Amount>,
+    pub reference: Vec<Option<Arc<str>>>,
+    pub effective_at: Vec<DateTime<Utc>>,
+    pub recorded_at: Vec<DateTime<Utc>>,
+}
+
+#[derive(Debug, Default)]
+pub struct RejectionColumns {
+    pub shard: Vec<Shard>,
+    pub account_id: Vec<i64>,
+    pub position: Vec<i64>,
+    pub leg: Vec<i16>,
+    pub transaction_id: Vec<Uuid>,
+    pub reason: Vec<&'static str>,
+    pub reference: Vec<Option<Arc<str>>>,
+    pub effective_at: Vec<DateTime<Utc>>,
+    pub recorded_at: Vec<DateTime<Utc>>,
+}
+
+/// What a flush did.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// The shards that advanced; the others have moved on without us.
+    pub advanced: Vec<Shard>,
+    /// Accounts whose projection newly stopped.
+    pub faults: u64,
+}
+
+/// Writes one flush and moves the checkpoints of `steps` to `to`.
+pub async fn flush(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    steps: &[Step],
+    to: Position,
+    flush: &Flush,
+) -> Result<Flushed, Error> {
+    let shards: Vec<Shard> = steps.iter().map(|step| step.shard).collect();
+    let epochs: Vec<Epoch> = steps.iter().map(|step| step.epoch).collect();
+    let froms: Vec<i64> = steps.iter().map(|step| step.from as i64).collect();
+    let Flush { accounts: a, balances: b, entries: e, rejections: r } = flush;
+    let codes: Vec<&str> = a.code.iter().map(AccountCode::as_str).collect();
+    let assets: Vec<&str> = a.asset.iter().map(AssetCode::as_str).collect();
+    let metadata: Vec<Option<Jsonb<&str>>> =
+        a.metadata.iter().map(|json| json.as_ref().map(|json| Jsonb(&*json.0))).collect();
+    let entry_references: Vec<Option<&str>> = e.reference.iter().map(|text| text.as_deref()).collect();
+    let rejection_references: Vec<Option<&str>> = r.reference.iter().map(|text| text.as_deref()).collect();
+    let rows = sqlx::query_file!(
+        "src/store/sql/flush.sql",
+        ledger_id,
+        &shards,
+        &epochs,
+        &froms,
+        to as i64,
+        &a.shard,
+        &a.account_id,
+        codes as _,
+        assets as _,
+        a.normal_side.as_slice() as _,
+        a.min_balance.as_slice() as _,
+        a.max_balance.as_slice() as _,
+        metadata as _,
+        &a.opened_at,
+        &b.shard,
+        &b.account_id,
+        b.debits_posted.as_slice() as _,
+        b.credits_posted.as_slice() as _,
+        b.debits_pending.as_slice() as _,
+        b.credits_pending.as_slice() as _,
+        &b.version,
+        &b.previous_version,
+        &b.position,
+        &e.shard,
+        &e.account_id,
+        &e.version,
+        &e.position,
+        &e.leg,
+        &e.transaction_id,
+        e.side.as_slice() as _,
+        e.amount.as_slice() as _,
+        e.balance_after.as_slice() as _,
+        entry_references as _,
+        &e.effective_at,
+        &e.recorded_at,
+        &r.shard,
+        &r.account_id,
+        &r.position,
+        &r.leg,
+        &r.transaction_id,
+        r.reason.as_slice() as _,
+        rejection_references as _,
+        &r.effective_at,
+        &r.recorded_at,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(Flushed {
+        faults: rows.first().map_or(0, |row| row.faults as u64),
+        advanced: rows.into_iter().map(|row| row.shard).collect(),
+    })
+}
+
+/// The checkpoint of every shard of a ledger, by shard.
+pub async fn checkpoints(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+) -> Result<Vec<(Shard, Position)>, Error> {
+    let rows = sqlx::query!(
+        "SELECT shard, position FROM checkpoints WHERE projection = $1 AND ledger_id = $2 ORDER BY shard",
+        BALANCES,
+        ledger_id
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.shard, row.position as Position)).collect())
+}
+
+/// A row of `accounts` with its row of `balances`.
+struct AccountRow {
+    account_id: i64,
+    code: String,
+    asset: String,
+    normal_side: String,
+    status: String,
+    min_balance: Option<Amount>,
+    max_balance: Option<Amount>,
+    metadata: Option<Jsonb<Box<str>>>,
+    opened_at: DateTime<Utc>,
+    debits_posted: Amount,
+    credits_posted: Amount,
+    debits_pending: Amount,
+    credits_pending: Amount,
+    version: i64,
+    position: i64,
+}
+
+impl AccountRow {
+    fn into_account(self) -> Result<Account, Error> {
+        let invalid = |what: &str| Error::Refused(sqlx::Error::Decode(format!("an account's {what} is invalid").into()));
+        Ok(Account {
+            id: self.account_id as AccountId,
+            code: AccountCode::new(&self.code).map_err(|_| invalid("code"))?,
+            asset: AssetCode::new(&self.asset).map_err(|_| invalid("asset"))?,
+            normal: Side::parse(&self.normal_side).ok_or_else(|| invalid("normal side"))?,
+            status: AccountStatus::parse(&self.status).ok_or_else(|| invalid("status"))?,
+            limits: Limits { min_balance: self.min_balance, max_balance: self.max_balance },
+            metadata: self.metadata.and_then(|json| crate::metadata::canonical(&json.0).ok().flatten()),
+            opened_at: self.opened_at,
+            balance: Balance {
+                debits_posted: self.debits_posted,
+                credits_posted: self.credits_posted,
+                debits_pending: self.debits_pending,
+                credits_pending: self.credits_pending,
+                version: self.version as u64,
+                position: self.position as Position,
+            },
+        })
+    }
+}
+
+/// Those of the accounts that exist, as of their shards' checkpoints. LIMIT
+/// keeps the planner to one index probe per account, whatever it believes about
+/// the size of the tables.
+pub async fn load_accounts(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    shards: &[Shard],
+    codes: &[&str],
+) -> Result<Vec<Account>, Error> {
+    let rows = sqlx::query_as!(
+        AccountRow,
+        r#"
+        SELECT
+            found.account_id, found.code, found.asset, found.normal_side, found.status,
+            found.min_balance AS "min_balance: Amount", found.max_balance AS "max_balance: Amount",
+            found.metadata AS "metadata: Jsonb<Box<str>>", found.opened_at,
+            found.debits_posted AS "debits_posted: Amount", found.credits_posted AS "credits_posted: Amount",
+            found.debits_pending AS "debits_pending: Amount", found.credits_pending AS "credits_pending: Amount",
+            found.version, found.position
+        FROM UNNEST($2::smallint[], $3::text[]) AS u (shard, code)
+        CROSS JOIN LATERAL (
+            SELECT
+                a.account_id, a.code, a.asset, a.normal_side, a.status, a.min_balance, a.max_balance, a.metadata,
+                a.opened_at, b.debits_posted, b.credits_posted, b.debits_pending, b.credits_pending,
+                b.version, b.position
+            FROM accounts a
+            JOIN balances b ON b.shard = a.shard AND b.ledger_id = a.ledger_id AND b.account_id = a.account_id
+            WHERE a.shard = u.shard AND a.ledger_id = $1 AND a.code = u.code
+            LIMIT 1
+        ) AS found
+        "#,
+        ledger_id,
+        shards,
+        codes as _
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(AccountRow::into_account).collect()
+}
+
+/// Up to `limit` accounts by code, after `after`, with a prefix and an asset if given.
+pub async fn list_accounts(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    prefix: &str,
+    asset: Option<&str>,
+    after: &str,
+    limit: i64,
+) -> Result<Vec<Account>, Error> {
+    // In C collation the codes with a prefix are those from the prefix to just
+    // before the prefix with its last byte raised; DEL sorts after all of ours.
+    let end = format!("{prefix}\u{7f}");
+    let rows = sqlx::query_as!(
+        AccountRow,
+        r#"
+        SELECT
+            a.account_id, a.code, a.asset, a.normal_side, a.status,
+            a.min_balance AS "min_balance: Amount", a.max_balance AS "max_balance: Amount",
+            a.metadata AS "metadata: Jsonb<Box<str>>", a.opened_at,
+            b.debits_posted AS "debits_posted: Amount", b.credits_posted AS "credits_posted: Amount",
+            b.debits_pending AS "debits_pending: Amount", b.credits_pending AS "credits_pending: Amount",
+            b.version, b.position
+        FROM accounts a
+        JOIN balances b ON b.shard = a.shard AND b.ledger_id = a.ledger_id AND b.account_id = a.account_id
+        WHERE a.ledger_id = $1 AND a.code >= $2 AND a.code < $3 AND a.code > $4
+            AND ($5::text IS NULL OR a.asset = $5)
+        ORDER BY a.code
+        LIMIT $6
+        "#,
+        ledger_id,
+        prefix,
+        end,
+        after,
+        asset,
+        limit
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(AccountRow::into_account).collect()
+}
+
+/// The number of an account in the projection.
+pub async fn account_id(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    shard: Shard,
+    code: &str,
+) -> Result<Option<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        "SELECT account_id FROM accounts WHERE shard = $1 AND ledger_id = $2 AND code = $3",
+        shard,
+        ledger_id,
+        code
+    )
+    .fetch_optional(executor)
+    .await?)
+}
+
+/// A line of an account's statement.
+#[derive(Debug)]
+pub struct EntryRow {
+    pub version: i64,
+    pub position: i64,
+    pub transaction_id: Uuid,
+    pub side: String,
+    pub amount: Amount,
+    pub balance_after: Amount,
+    pub reference: Option<String>,
+    pub effective_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// Up to `limit` lines of a statement: in ascending order those with a version
+/// above `after`, in descending order those below it.
+pub async fn entries(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    shard: Shard,
+    account_id: i64,
+    after: i64,
+    ascending: bool,
+    limit: i64,
+) -> Result<Vec<EntryRow>, Error> {
+    macro_rules! statement {
+        ($comparison:literal, $order:literal) => {
+            sqlx::query_as!(
+                EntryRow,
+                r#"SELECT version, position, transaction_id, side, amount AS "amount: Amount",
+                balance_after AS "balance_after: Amount", reference, effective_at, recorded_at
+                FROM entries
+                WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND version "#
+                    + $comparison
+                    + " $4 ORDER BY version "
+                    + $order
+                    + " LIMIT $5",
+                shard,
+                ledger_id,
+                account_id,
+                after,
+                limit
+            )
+            .fetch_all(executor)
+            .await?
+        };
+    }
+    Ok(if ascending { statement!(">", "ASC") } else { statement!("<", "DESC") })
+}
+
+/// Positions of up to `limit` transactions after `after` that touched an
+/// account, or would have.
+pub async fn positions_of_account(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    shard: Shard,
+    account_id: i64,
+    reference: Option<&str>,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"
+        SELECT position AS "position!" FROM (
+            (SELECT position FROM entries
+             WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND position > $5
+                AND ($4::text IS NULL OR reference = $4)
+             ORDER BY version LIMIT $6::bigint * 2)
+            UNION
+            (SELECT position FROM rejections
+             WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND position > $5
+                AND ($4::text IS NULL OR reference = $4)
+             ORDER BY position LIMIT $6)
+        ) AS found
+        ORDER BY 1
+        LIMIT $6
+        "#,
+        shard,
+        ledger_id,
+        account_id,
+        reference,
+        after,
+        limit
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// Positions of up to `limit` transactions after `after` with a reference.
+pub async fn positions_of_reference(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    reference: &str,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"
+        SELECT position AS "position!" FROM (
+            (SELECT position FROM entries
+             WHERE ledger_id = $1 AND reference = $2 AND position > $3 AND leg = 0
+             ORDER BY position LIMIT $4)
+            UNION
+            (SELECT position FROM rejections
+             WHERE ledger_id = $1 AND reference = $2 AND position > $3 AND leg = 0
+             ORDER BY position LIMIT $4)
+        ) AS found
+        ORDER BY 1
+        LIMIT $4
+        "#,
+        ledger_id,
+        reference,
+        after,
+        limit
+    )
+    .fetch_all(executor)
+    .await?)
+}
+
+/// Accounts whose projection has stopped, all ledgers.
+pub async fn fault_count(executor: impl PgExecutor<'_>) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM projection_faults"#).fetch_one(executor).await?)
+}

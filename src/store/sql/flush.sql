@@ -1,0 +1,103 @@
+-- The flush: what a range of the log did to some shards of one ledger, and
+-- their checkpoints, in one statement and one commit. A shard whose claim has
+-- another epoch, or whose checkpoint is not where the range begins, is left
+-- alone with all its rows. An account whose balance does not have the version
+-- that its first leg builds on is left alone too, and recorded as a fault.
+WITH held AS (
+    SELECT s.shard, s.epoch, u.from_position
+    FROM shard_claims s
+    JOIN UNNEST($2::smallint[], $3::bigint[], $4::bigint[]) AS u (shard, epoch, from_position)
+        ON s.shard = u.shard AND s.epoch = u.epoch
+    FOR SHARE OF s
+),
+advanced AS (
+    UPDATE checkpoints c
+    SET position = $5, epoch = held.epoch
+    FROM held
+    WHERE c.projection = 'balances' AND c.ledger_id = $1 AND c.shard = held.shard AND c.position = held.from_position
+    RETURNING c.shard
+),
+new_accounts AS (
+    INSERT INTO accounts (
+        shard, ledger_id, account_id, code, asset, normal_side, min_balance, max_balance, status, metadata, opened_at
+    )
+    SELECT
+        a.shard, $1, a.account_id, a.code, a.asset, a.normal_side, a.min_balance, a.max_balance, 'open',
+        a.metadata, a.opened_at
+    FROM UNNEST(
+        $6::smallint[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::numeric[], $12::numeric[],
+        $13::jsonb[], $14::timestamptz[]
+    ) AS a (shard, account_id, code, asset, normal_side, min_balance, max_balance, metadata, opened_at)
+    JOIN advanced USING (shard)
+),
+changes AS MATERIALIZED (
+    SELECT b.*
+    FROM UNNEST(
+        $15::smallint[], $16::bigint[], $17::numeric[], $18::numeric[], $19::numeric[], $20::numeric[],
+        $21::bigint[], $22::bigint[], $23::bigint[]
+    ) AS b (
+        shard, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
+        version, previous_version, position
+    )
+    JOIN advanced USING (shard)
+),
+moved AS (
+    INSERT INTO balances AS b (
+        shard, ledger_id, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
+        version, previous_version, position
+    )
+    SELECT
+        shard, $1, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
+        version, previous_version, position
+    FROM changes
+    ON CONFLICT (shard, ledger_id, account_id) DO UPDATE SET
+        debits_posted = EXCLUDED.debits_posted,
+        credits_posted = EXCLUDED.credits_posted,
+        debits_pending = EXCLUDED.debits_pending,
+        credits_pending = EXCLUDED.credits_pending,
+        version = EXCLUDED.version,
+        previous_version = EXCLUDED.previous_version,
+        position = EXCLUDED.position
+    WHERE b.version = EXCLUDED.previous_version
+    RETURNING b.shard, b.account_id
+),
+new_entries AS (
+    INSERT INTO entries (
+        shard, ledger_id, account_id, version, position, leg, transaction_id, side, amount, balance_after,
+        reference, effective_at, recorded_at
+    )
+    SELECT
+        e.shard, $1, e.account_id, e.version, e.position, e.leg, e.transaction_id, e.side, e.amount, e.balance_after,
+        e.reference, e.effective_at, e.recorded_at
+    FROM UNNEST(
+        $24::smallint[], $25::bigint[], $26::bigint[], $27::bigint[], $28::smallint[], $29::uuid[], $30::text[],
+        $31::numeric[], $32::numeric[], $33::text[], $34::timestamptz[], $35::timestamptz[]
+    ) AS e (
+        shard, account_id, version, position, leg, transaction_id, side, amount, balance_after,
+        reference, effective_at, recorded_at
+    )
+    JOIN moved USING (shard, account_id)
+),
+new_rejections AS (
+    INSERT INTO rejections (
+        shard, ledger_id, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at
+    )
+    SELECT
+        r.shard, $1, r.account_id, r.position, r.leg, r.transaction_id, r.reason, r.reference,
+        r.effective_at, r.recorded_at
+    FROM UNNEST(
+        $36::smallint[], $37::bigint[], $38::bigint[], $39::smallint[], $40::uuid[], $41::text[], $42::text[],
+        $43::timestamptz[], $44::timestamptz[]
+    ) AS r (shard, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at)
+    JOIN advanced USING (shard)
+),
+faults AS (
+    INSERT INTO projection_faults (shard, ledger_id, account_id, expected, position)
+    SELECT c.shard, $1, c.account_id, c.previous_version, c.position
+    FROM changes c
+    LEFT JOIN moved m ON m.shard = c.shard AND m.account_id = c.account_id
+    WHERE m.account_id IS NULL
+    ON CONFLICT (shard, ledger_id, account_id) DO NOTHING
+    RETURNING 1
+)
+SELECT shard AS "shard!", (SELECT count(*) FROM faults) AS "faults!" FROM advanced
