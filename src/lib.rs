@@ -1,7 +1,21 @@
 //! Steelyard: an event-sourced payments ledger on PostgreSQL.
+//!
+//! A payment is decided in the memory of the one sequencer of its ledger,
+//! committed to one gapless log together with everyone else's, and folded into
+//! balances by the workers that have claimed the account ranges.
+//!
+//! Modules in reading order, the way data flows:
 
 #![forbid(unsafe_code)]
 
 pub mod ledger;
 pub mod metadata;
 pub mod store;
+pub mod sequencer;
+pub mod projector;
+pub mod cluster;
+
+pub mod clock;
+pub mod failpoint;
+pub mod shard;
+pub mod telemetry;

@@ -8,6 +8,10 @@ use super::account::{Account, AccountStatus, Balance};
 use super::event::{Event, Fact, Position};
 use super::name::{AccountCode, AssetCode};
 
+/// Accounts that eviction may look at for each that it is to evict, so that a
+/// pause stays short when few may go.
+const EVICTION_LOOKS: usize = 16;
+
 /// The assets of a ledger, and those of its accounts that memory holds.
 ///
 /// The book remembers how to take back what was applied after a [`Mark`],
@@ -90,6 +94,16 @@ impl Book {
     pub fn load_account(&mut self, account: Account) {
         if !self.contains(&account.code) {
             self.insert(account);
+        }
+    }
+
+    /// Sets the balance of an account that is in the book to what the log says
+    /// its last leg left behind. For loading only: it cannot be rolled back.
+    pub fn set_balance(&mut self, code: &AccountCode, balance: Balance) {
+        if let Some(&index) = self.slots.get(code)
+            && let Some(slot) = self.accounts[index as usize].as_mut()
+        {
+            slot.account.balance = balance;
         }
     }
 
@@ -181,10 +195,11 @@ impl Book {
     }
 
     /// Forgets up to `want` accounts that `may_go` allows, those longest unused
-    /// first, and says how many went. Looks at each account at most twice.
+    /// first, and says how many went. Looks at no more than [`EVICTION_LOOKS`]
+    /// accounts for each that is wanted, and at each at most twice.
     pub fn evict(&mut self, want: usize, may_go: impl Fn(&Account) -> bool) -> usize {
         let mut gone = 0;
-        for _ in 0..self.accounts.len() * 2 {
+        for _ in 0..(self.accounts.len() * 2).min(want * EVICTION_LOOKS) {
             if gone == want {
                 break;
             }

@@ -259,3 +259,28 @@ pub async fn workers(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<WorkerRo
     .fetch_all(executor)
     .await?)
 }
+
+/// A new epoch for a unit of this worker's; `None` when another worker has
+/// raised it meanwhile. Waits out what was sent under the old epoch.
+pub async fn renew(conn: &mut PgConnection, worker_id: Uuid, unit: Unit) -> Result<Option<Epoch>, Error> {
+    Ok(match unit {
+        Unit::Sequencer(ledger_id) => {
+            sqlx::query_scalar!(
+                "UPDATE sequencer_claims SET epoch = epoch + 1 WHERE ledger_id = $1 AND worker_id = $2 RETURNING epoch",
+                ledger_id,
+                worker_id
+            )
+            .fetch_optional(conn)
+            .await?
+        }
+        Unit::Projector(shard) => {
+            sqlx::query_scalar!(
+                "UPDATE shard_claims SET epoch = epoch + 1 WHERE shard = $1 AND worker_id = $2 RETURNING epoch",
+                shard,
+                worker_id
+            )
+            .fetch_optional(conn)
+            .await?
+        }
+    })
+}

@@ -24,6 +24,9 @@ pub enum Error {
     Hole { ledger_id: super::LedgerId, expected: Position, found: Position },
     #[error("the event at position {position} cannot be read: {source}")]
     Payload { position: Position, source: PayloadError },
+    /// An event contradicts what the log or the projections say.
+    #[error("the event at position {position} is not consistent with the ledger: {detail}")]
+    Corrupt { position: Position, detail: String },
     /// Anything else: a missing privilege, a full disk, a defect.
     #[error("the database refused: {0}")]
     Refused(#[source] sqlx::Error),

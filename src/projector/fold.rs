@@ -1,0 +1,133 @@
+//! The fold: what a range of the log does to the projections.
+//!
+//! Events state the balance that each leg leaves behind, so folding needs no
+//! state from before: of many legs of one account, the last one's balance is
+//! written, once.
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+
+use crate::ledger::{Event, Fact, Leg, Position, RejectedTransaction};
+use crate::shard::shard_of;
+use crate::store::jsonb::Jsonb;
+use crate::store::projections::Flush;
+use crate::store::{LedgerId, Shard};
+
+/// Folds events into the columns of one flush.
+pub struct Fold<'a> {
+    ledger_id: LedgerId,
+    shard_count: Shard,
+    /// Per shard, the position up to which it is projected already; `None` for
+    /// shards that are not ours.
+    from: &'a [Option<Position>],
+    flush: Flush,
+    /// Row of an account in the balances' columns.
+    rows: HashMap<Position, usize>,
+}
+
+impl<'a> Fold<'a> {
+    pub fn new(ledger_id: LedgerId, shard_count: Shard, from: &'a [Option<Position>]) -> Self {
+        Self { ledger_id, shard_count, from, flush: Flush::default(), rows: HashMap::new() }
+    }
+
+    pub fn finish(self) -> Flush {
+        self.flush
+    }
+
+    pub fn add(&mut self, event: &Event) {
+        match &event.fact {
+            Fact::AssetDefined { .. } => {}
+            Fact::AccountOpened { code, asset, normal, limits, metadata } => {
+                let Some(shard) = self.wanted(code.as_str(), event.position) else { return };
+                let columns = &mut self.flush.accounts;
+                columns.shard.push(shard);
+                columns.account_id.push(event.position as i64);
+                columns.code.push(code.clone());
+                columns.asset.push(asset.clone());
+                columns.normal_side.push(normal.as_str());
+                columns.min_balance.push(limits.min_balance);
+                columns.max_balance.push(limits.max_balance);
+                columns.metadata.push(metadata.clone().map(Jsonb));
+                columns.opened_at.push(event.recorded_at);
+                let opened = crate::ledger::Balance { position: event.position, ..Default::default() };
+                self.set_balance(shard, event.position, &opened, 0);
+            }
+            Fact::TransactionPosted(transaction) => {
+                for (index, leg) in transaction.legs.iter().enumerate() {
+                    self.add_leg(event, transaction.reference.as_ref(), index, leg);
+                }
+            }
+            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+                self.add_rejection(event, rejected);
+            }
+        }
+    }
+
+    fn add_leg(&mut self, event: &Event, reference: Option<&std::sync::Arc<str>>, index: usize, leg: &Leg) {
+        let Some(shard) = self.wanted(leg.account.as_str(), event.position) else { return };
+        let columns = &mut self.flush.entries;
+        columns.shard.push(shard);
+        columns.account_id.push(leg.account_id as i64);
+        columns.version.push(leg.after.version as i64);
+        columns.position.push(event.position as i64);
+        columns.leg.push(index as i16);
+        columns.transaction_id.push(event.transaction_id.unwrap_or_default());
+        columns.side.push(leg.side.as_str());
+        columns.amount.push(leg.amount);
+        columns.balance_after.push(leg.after.posted(leg.normal));
+        columns.reference.push(reference.cloned());
+        columns.effective_at.push(event.effective_at);
+        columns.recorded_at.push(event.recorded_at);
+        self.set_balance(shard, leg.account_id, &leg.after, leg.after.version - 1);
+    }
+
+    fn add_rejection(&mut self, event: &Event, rejected: &RejectedTransaction) {
+        for (index, (leg, account_id)) in rejected.request.legs.iter().zip(&rejected.account_ids).enumerate() {
+            let Some(shard) = self.wanted(leg.account.as_str(), event.position) else { continue };
+            let columns = &mut self.flush.rejections;
+            columns.shard.push(shard);
+            columns.account_id.push(*account_id as i64);
+            columns.position.push(event.position as i64);
+            columns.leg.push(index as i16);
+            columns.transaction_id.push(event.transaction_id.unwrap_or_default());
+            columns.reason.push(rejected.reason.code());
+            columns.reference.push(rejected.request.reference.clone());
+            columns.effective_at.push(event.effective_at);
+            columns.recorded_at.push(event.recorded_at);
+        }
+    }
+
+    fn set_balance(&mut self, shard: Shard, id: Position, balance: &crate::ledger::Balance, previous: u64) {
+        let columns = &mut self.flush.balances;
+        match self.rows.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(columns.shard.len());
+                columns.shard.push(shard);
+                columns.account_id.push(id as i64);
+                columns.debits_posted.push(balance.debits_posted);
+                columns.credits_posted.push(balance.credits_posted);
+                columns.debits_pending.push(balance.debits_pending);
+                columns.credits_pending.push(balance.credits_pending);
+                columns.version.push(balance.version as i64);
+                columns.previous_version.push(previous as i64);
+                columns.position.push(balance.position as i64);
+            }
+            Entry::Occupied(entry) => {
+                let row = *entry.get();
+                columns.debits_posted[row] = balance.debits_posted;
+                columns.credits_posted[row] = balance.credits_posted;
+                columns.debits_pending[row] = balance.debits_pending;
+                columns.credits_pending[row] = balance.credits_pending;
+                columns.version[row] = balance.version as i64;
+                columns.position[row] = balance.position as i64;
+            }
+        }
+    }
+
+    /// The account's shard, if this flush is to write what happened at `position`.
+    fn wanted(&self, code: &str, position: Position) -> Option<Shard> {
+        let shard = shard_of(self.ledger_id, code, self.shard_count);
+        let from = self.from.get(usize::try_from(shard).ok()?).copied().flatten()?;
+        (position > from).then_some(shard)
+    }
+}

@@ -1,0 +1,281 @@
+//! One ledger's projector as a service.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use metrics::{counter, gauge, histogram};
+use sqlx::PgConnection;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Checkpoints;
+use super::fold::Fold;
+use crate::clock::Clock;
+use crate::cluster::Renewals;
+use crate::failpoint::failpoint;
+use crate::ledger::{Event, Position};
+use crate::sequencer::Tail;
+use crate::store::claims::Unit;
+use crate::store::projections::{Flush, Step};
+use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
+use crate::telemetry::metric;
+
+/// Events folded into one flush: half a second of writing at most.
+const FLUSH_EVENTS_MAX: usize = 20_000;
+/// Between flushes when little happens: small, since readers of lists wait for it.
+const PAUSE_IDLE: Duration = Duration::from_millis(10);
+/// Between flushes under load: an account hit often is then written once.
+const PAUSE_BUSY: Duration = Duration::from_millis(100);
+/// Events waiting that count as load.
+const BUSY_EVENTS: u64 = 200;
+/// Between flushes in a peak: acknowledging comes first, the lag is worked off after.
+const PAUSE_PEAK: Duration = Duration::from_secs(2);
+/// Items in the queue that count as a peak: far above what single payments of
+/// many clients make, so that only batches that pile up defer the projections.
+const PEAK_QUEUE_ITEMS: usize = 2_000;
+/// Events behind the log from which a peak defers no longer.
+const PEAK_LAG_MAX: u64 = 2_000_000;
+/// A flush that takes longer counts as a lost connection.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+/// Wait between tries at a database that is not there.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How often the projector looks around when nothing wakes it.
+const IDLE_TICK: Duration = Duration::from_secs(1);
+
+/// The shards that this worker projects, with their claims' epochs.
+pub type ShardClaims = Arc<BTreeMap<Shard, Epoch>>;
+
+/// What the service of one ledger works with.
+pub struct Service {
+    pub ledger_id: LedgerId,
+    pub ledger: Arc<str>,
+    pub database: Database,
+    pub shard_count: Shard,
+    pub tail: Arc<Tail>,
+    pub checkpoints: Arc<Checkpoints>,
+    pub claims: watch::Receiver<ShardClaims>,
+    pub renewals: Renewals,
+    pub clock: Arc<dyn Clock>,
+    /// Items waiting in the sequencer's queue.
+    pub pressure: Arc<AtomicUsize>,
+    /// When the oldest event that is not projected was recorded.
+    pub oldest: watch::Sender<Option<DateTime<Utc>>>,
+}
+
+/// A flush that is ready to be written.
+struct Prepared {
+    from: Vec<Option<Position>>,
+    to: Position,
+    events: usize,
+    flush: Flush,
+    oldest: Option<DateTime<Utc>>,
+}
+
+impl Service {
+    /// Runs until `stop`; then writes what is committed and ends.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut head = self.tail.subscribe();
+        loop {
+            match self.project(&mut head, &stop).await {
+                Ok(()) => return,
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(ledger = %self.ledger, %error, "the projector lost its connection");
+                }
+                Err(error) => {
+                    tracing::error!(ledger = %self.ledger, %error, "the projector stopped; it tries again");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
+        }
+    }
+
+    async fn project(
+        &mut self,
+        head: &mut watch::Receiver<Position>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mut conn = self.database.connect_serving().await?;
+        let mut reader = self.database.connect_serving().await?;
+        self.reload(&mut conn).await?;
+        let mut prepared: Option<Prepared> = None;
+        loop {
+            let claims = Arc::clone(&self.claims.borrow_and_update());
+            if prepared.is_none() {
+                prepared = self.prepare(&mut reader, &claims, self.positions(&claims)).await?;
+            }
+            let Some(ready) = prepared.take() else {
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                self.observe(None);
+                tokio::select! {
+                    _ = head.changed() => {}
+                    _ = self.claims.changed() => {}
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(IDLE_TICK) => {}
+                }
+                continue;
+            };
+            self.observe(ready.oldest);
+            // The next range is read and folded while this one is written.
+            let next_from = ready.from.iter().map(|from| from.map(|_| ready.to)).collect();
+            let started = Instant::now();
+            let next = async {
+                if ready.to < self.tail.head() {
+                    self.prepare(&mut reader, &claims, next_from).await
+                } else {
+                    Ok(None)
+                }
+            };
+            let (advanced, next) = tokio::join!(self.write(&mut conn, &claims, &ready), next);
+            prepared = if advanced? { next? } else { self.start_over(&mut conn).await? };
+            if !stop.is_cancelled() {
+                self.pause(started, stop).await;
+            }
+        }
+    }
+
+    /// Writes one flush; `false` when some shard did not advance.
+    async fn write(&self, conn: &mut PgConnection, claims: &ShardClaims, ready: &Prepared) -> Result<bool, Error> {
+        let steps: Vec<Step> = claims
+            .iter()
+            .filter_map(|(shard, epoch)| {
+                let from = ready.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
+                Some(Step { shard: *shard, epoch: *epoch, from })
+            })
+            .collect();
+        let started = Instant::now();
+        failpoint("before_flush");
+        let flush = store::projections::flush(conn, self.ledger_id, &steps, ready.to, &ready.flush);
+        let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async { tokio::join!(flush, crash_in_the_middle()).0 });
+        let flushed = flushed.await.unwrap_or_else(|_| Err(store::error::timed_out("a flush took too long")))?;
+        failpoint("after_flush");
+        histogram!(metric::FLUSH_SECONDS).record(started.elapsed().as_secs_f64());
+        histogram!(metric::FLUSH_EVENTS).record(ready.events as f64);
+        if flushed.faults > 0 {
+            tracing::error!(
+                ledger = %self.ledger, accounts = flushed.faults, to = ready.to,
+                "the projection of some accounts stopped, see table projection_faults; run `steelyard verify`, then `steelyard rebuild`"
+            );
+        }
+        let complete = flushed.advanced.len() == steps.len();
+        self.checkpoints.set(flushed.advanced.into_iter().map(|shard| (shard, ready.to)));
+        Ok(complete)
+    }
+
+    /// Somebody else moved a checkpoint or a claim: a takeover, or a rebuild.
+    async fn start_over(&self, conn: &mut PgConnection) -> Result<Option<Prepared>, Error> {
+        counter!(metric::FENCED, "write" => "flush").increment(1);
+        tracing::warn!(ledger = %self.ledger, "a flush was refused for some shards; reading checkpoints again");
+        let before: Vec<Position> = (0..self.shard_count).map(|shard| self.checkpoints.get(shard)).collect();
+        self.reload(conn).await?;
+        let moved = before.iter().zip(0..).any(|(position, shard)| self.checkpoints.get(shard) != *position);
+        if !moved {
+            for shard in self.claims.borrow().keys() {
+                self.renewals.ask(Unit::Projector(*shard));
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        Ok(None)
+    }
+
+    async fn reload(&self, conn: &mut PgConnection) -> Result<(), Error> {
+        self.checkpoints.set(store::projections::checkpoints(conn, self.ledger_id).await?);
+        Ok(())
+    }
+
+    /// Per shard, how far it is, if it is ours.
+    fn positions(&self, claims: &ShardClaims) -> Vec<Option<Position>> {
+        (0..self.shard_count)
+            .map(|shard| claims.contains_key(&shard).then(|| self.checkpoints.get(shard)))
+            .collect()
+    }
+
+    /// Folds what follows on `from`; `None` when there is nothing.
+    async fn prepare(
+        &self,
+        reader: &mut PgConnection,
+        claims: &ShardClaims,
+        from: Vec<Option<Position>>,
+    ) -> Result<Option<Prepared>, Error> {
+        let Some(lowest) = from.iter().flatten().min().copied() else { return Ok(None) };
+        let head = self.tail.head();
+        if claims.is_empty() || lowest >= head {
+            return Ok(None);
+        }
+        let mut fold = Fold::new(self.ledger_id, self.shard_count, &from);
+        let mut to = lowest;
+        let mut oldest = None;
+        let mut add = |event: &Event| -> Result<(), Error> {
+            if event.position != to + 1 {
+                let (expected, found) = (to + 1, event.position);
+                return Err(Error::Hole { ledger_id: self.ledger_id, expected, found });
+            }
+            to = event.position;
+            oldest = oldest.or(Some(event.recorded_at));
+            fold.add(event);
+            Ok(())
+        };
+        match self.tail.after(lowest, FLUSH_EVENTS_MAX) {
+            Some(batches) => {
+                let events = batches.iter().flat_map(|batch| &batch.events);
+                events.filter(|event| event.position > lowest).try_for_each(&mut add)?;
+            }
+            None => {
+                let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
+                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64).await?;
+                page.iter().try_for_each(&mut add)?;
+            }
+        }
+        if to == lowest {
+            return Ok(None);
+        }
+        let events = (to - lowest) as usize;
+        let flush = fold.finish();
+        Ok(Some(Prepared { from, to, events, flush, oldest }))
+    }
+
+    /// Lets changes gather, the longer the busier the ledger is.
+    async fn pause(&self, started: Instant, stop: &CancellationToken) {
+        let lag = |service: &Self| service.tail.head().saturating_sub(service.checkpoints.lowest());
+        let deep = || self.pressure.load(Ordering::Relaxed) >= PEAK_QUEUE_ITEMS && lag(self) < PEAK_LAG_MAX;
+        let pause = if lag(self) >= BUSY_EVENTS { PAUSE_BUSY } else { PAUSE_IDLE };
+        // A flush that is behind by more than one flush does not rest at all.
+        if lag(self) >= FLUSH_EVENTS_MAX as u64 && !deep() {
+            return;
+        }
+        let since = |pause: Duration| pause.saturating_sub(started.elapsed());
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(since(pause)) => {}
+        }
+        while deep() && !since(PAUSE_PEAK).is_zero() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(PAUSE_BUSY) => {}
+            }
+        }
+    }
+
+    fn observe(&self, oldest: Option<DateTime<Utc>>) {
+        self.oldest.send_replace(oldest);
+        let age = oldest.map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64().max(0.0));
+        gauge!(metric::PROJECTION_LAG_SECONDS, "ledger" => Arc::clone(&self.ledger)).set(age);
+    }
+}
+
+/// With the failpoint `during_flush` armed, dies shortly after the flush has
+/// been sent and before it has committed.
+async fn crash_in_the_middle() {
+    if cfg!(debug_assertions) {
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_micros(300)).await;
+        failpoint("during_flush");
+    }
+}

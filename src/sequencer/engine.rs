@@ -1,0 +1,800 @@
+//! The engine: queue, prefetch, decide, append, reply.
+//!
+//! One task owns the book and everything that is decided on it. While one
+//! append is in flight, requests that arrive are decided at once on the state
+//! that the append will leave behind, into the open batch; when the append
+//! commits, the open batch follows. So batches grow with the load by themselves,
+//! and deciding costs no waiting.
+//!
+//! What is decided on an append that fails is taken back with it: the book rolls
+//! back, and the requests, which are kept until their batch commits, are decided
+//! anew. When the outcome of an append is not known, the engine stops; the
+//! [`super::service`] finds out and starts another.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use metrics::{counter, gauge, histogram};
+use smallvec::{SmallVec, smallvec};
+use sqlx::PgConnection;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::keys::RecentKeys;
+use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
+use crate::clock::{Clock, IdSource, recorded_at};
+use crate::failpoint::failpoint;
+use crate::ledger::decide::event;
+use crate::ledger::{
+    Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide,
+};
+use crate::projector::Checkpoints;
+use crate::shard::shard_of;
+use crate::store::events::KeyRow;
+use crate::store::{self, Epoch, Error, LedgerId, Shard};
+use crate::telemetry::metric;
+
+/// Events after which a batch is full: large enough that the cost of a commit
+/// disappears, small enough that it commits within a tenth of a second. One
+/// request's items are never split, so a batch can be larger by one request.
+const BATCH_EVENTS_MAX: usize = 5_000;
+/// Requests taken from the queue before looking at the append again.
+const INTAKE_MAX: usize = 128;
+/// An append that takes longer counts as lost: its outcome is read back.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(8);
+/// A prefetch that takes longer counts as a lost connection.
+const PREFETCH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Times in a row that PostgreSQL may ask to try again before the engine starts over.
+const TRANSIENT_TRIES_MAX: u32 = 10;
+/// How long every fresh key is looked up after an old one came back.
+const KEY_LOOKUP_AFTER_HIT: Duration = Duration::from_secs(5);
+/// Accounts evicted at a time, so that no single pause is long.
+const EVICT_MAX: usize = 2_048;
+
+/// What the engine of one ledger works with.
+pub struct Context {
+    pub ledger_id: LedgerId,
+    pub ledger: Arc<str>,
+    pub shard_count: Shard,
+    pub accounts_max: usize,
+    pub tail: Arc<Tail>,
+    pub checkpoints: Arc<Checkpoints>,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Why an engine stopped, and what it leaves behind.
+pub struct Exit {
+    pub reason: ExitReason,
+    /// A batch of which is not known whether it was committed.
+    pub unknown: Option<Unknown>,
+    /// Requests of which nothing was recorded, in order.
+    pub waiting: VecDeque<Submission>,
+}
+
+#[derive(Debug)]
+pub enum ExitReason {
+    /// The claim was given up, or the process stops.
+    Cancelled,
+    /// A newer epoch refused the append.
+    Fenced,
+    /// Anything else: start over from the log.
+    Failed(Error),
+    /// A defect; the request that showed it has been answered.
+    Panicked,
+}
+
+/// An append without an answer.
+pub struct Unknown {
+    pub epoch: Epoch,
+    batch: Arc<Batch>,
+    pending: Vec<Pending>,
+}
+
+impl Unknown {
+    pub fn first_position(&self) -> Option<Position> {
+        self.batch.first_position()
+    }
+
+    pub fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.pending.iter().map(|pending| pending.submission.deadline).max()
+    }
+
+    /// It was committed after all.
+    pub fn answer(self) {
+        for pending in self.pending {
+            pending.answer(&self.batch);
+        }
+    }
+
+    /// It was not: the requests may be decided anew.
+    pub fn into_waiting(self) -> impl DoubleEndedIterator<Item = Submission> {
+        self.pending.into_iter().map(|pending| pending.submission)
+    }
+
+    /// Nobody could tell in time.
+    pub fn give_up(self) {
+        for pending in self.pending {
+            pending.submission.answer(Err(Unavailable::OutcomeUnknown));
+        }
+    }
+}
+
+struct Pending {
+    submission: Submission,
+    outcomes: SmallVec<[Outcome; 1]>,
+    position: Position,
+}
+
+impl Pending {
+    fn answer(self, batch: &Arc<Batch>) {
+        let answer = Answer { outcomes: self.outcomes, batch: Arc::clone(batch), position: self.position };
+        self.submission.answer(Ok(answer));
+    }
+}
+
+/// What has been decided and waits for the append before it.
+#[derive(Default)]
+struct OpenBatch {
+    events: Vec<Event>,
+    keys: Vec<KeyRow>,
+    pending: Vec<Pending>,
+}
+
+struct InFlight {
+    batch: Arc<Batch>,
+    keys: Arc<Vec<KeyRow>>,
+    pending: Vec<Pending>,
+    start: Mark,
+    end: Mark,
+    started: Instant,
+    /// `None` once its end has been seen.
+    append: Option<JoinHandle<Ended<()>>>,
+}
+
+/// How a statement in a task of its own ended; without the connection when the
+/// task did not live to give it back.
+struct Ended<T> {
+    conn: Option<PgConnection>,
+    result: Result<T, Error>,
+}
+
+async fn ended<T>(task: &mut JoinHandle<Ended<T>>) -> Ended<T> {
+    let died = |_| Ended { conn: None, result: Err(store::error::timed_out("the statement's task died")) };
+    task.await.unwrap_or_else(died)
+}
+
+type Prefetch = Ended<(Vec<Account>, Vec<KeyRow>)>;
+
+pub struct Engine {
+    context: Context,
+    epoch: Epoch,
+    book: Book,
+    keys: RecentKeys,
+    ids: IdSource,
+    /// Position and time of the last event decided, committed or not.
+    head: Position,
+    last_recorded_at: DateTime<Utc>,
+    /// The same, committed.
+    committed: (Position, DateTime<Utc>),
+    open: OpenBatch,
+    /// Where in the book's history the open batch begins.
+    open_start: Mark,
+    in_flight: Option<InFlight>,
+    append_conn: Option<PgConnection>,
+    prefetch_conn: Option<PgConnection>,
+    prefetch: Option<JoinHandle<Prefetch>>,
+    prefetching: Vec<Submission>,
+    /// Waiting for the prefetch after the one under way.
+    parked: Vec<Submission>,
+    /// To be decided before the queue, oldest first.
+    backlog: VecDeque<Submission>,
+    look_keys_up_until: Option<Instant>,
+    transient_failures: u32,
+    /// Requests to append one by one, to find the one that PostgreSQL refuses.
+    isolate: usize,
+}
+
+impl Engine {
+    /// Loads what a sequencer must know: the head, the assets, the events that
+    /// projections do not reflect yet, and the keys that were used last.
+    ///
+    /// The claim's epoch has been raised before, so nothing of an older holder
+    /// can still be committed behind this read.
+    pub async fn load(
+        context: Context,
+        claim: &Claim,
+        mut append_conn: PgConnection,
+        prefetch_conn: PgConnection,
+    ) -> Result<Self, Error> {
+        let ledger_id = context.ledger_id;
+        let mut book = Book::default();
+        for asset in store::ledgers::assets(&mut append_conn, ledger_id).await? {
+            book.load_asset(asset.code, asset.scale);
+        }
+        let head = store::events::head(&mut append_conn, ledger_id).await?;
+        let (head, last_recorded_at) = head.unwrap_or((0, DateTime::UNIX_EPOCH));
+        load_tail(&context, &mut append_conn, &mut book, head).await?;
+        let mut keys = RecentKeys::default();
+        let recent = store::events::recent_keys(&mut append_conn, ledger_id, head, RECENT_KEYS_LOADED).await?;
+        for key in recent {
+            keys.insert(store::keys::hash(&key));
+        }
+        context.tail.reset(head);
+        Ok(Self {
+            context,
+            epoch: claim.epoch,
+            open_start: book.mark(),
+            book,
+            keys,
+            ids: IdSource::new(),
+            head,
+            last_recorded_at,
+            committed: (head, last_recorded_at),
+            open: OpenBatch::default(),
+            in_flight: None,
+            append_conn: Some(append_conn),
+            prefetch_conn: Some(prefetch_conn),
+            prefetch: None,
+            prefetching: Vec::new(),
+            parked: Vec::new(),
+            backlog: VecDeque::new(),
+            look_keys_up_until: None,
+            transient_failures: 0,
+            isolate: 0,
+        })
+    }
+
+    /// Serves `waiting` and then the queue, until the claim is lost, the queue
+    /// is closed, or something fails. What was accepted and is not in [`Exit`]
+    /// has been answered.
+    pub async fn serve(
+        mut self,
+        queue: &mut mpsc::Receiver<Submission>,
+        claim: &Claim,
+        waiting: VecDeque<Submission>,
+    ) -> Exit {
+        self.backlog = waiting;
+        let reason = self.run(queue, claim).await;
+        self.exit(reason).await
+    }
+
+    async fn run(&mut self, queue: &mut mpsc::Receiver<Submission>, claim: &Claim) -> ExitReason {
+        let mut arrived = Vec::with_capacity(INTAKE_MAX);
+        loop {
+            if let Err(reason) = self.take_in_backlog() {
+                return reason;
+            }
+            self.start_append();
+            self.start_prefetch();
+            let has_room = self.has_room();
+            let step = tokio::select! {
+                biased;
+                () = claim.lost.cancelled() => Err(ExitReason::Cancelled),
+                appended = appended(&mut self.in_flight) => self.on_appended(appended).await,
+                fetched = fetched(&mut self.prefetch) => self.on_prefetched(fetched),
+                received = queue.recv_many(&mut arrived, INTAKE_MAX), if has_room => {
+                    if received == 0 { Err(ExitReason::Cancelled) } else {
+                        self.backlog.extend(arrived.drain(..));
+                        Ok(())
+                    }
+                }
+            };
+            if let Err(reason) = step {
+                return reason;
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.backlog.is_empty() && self.open_has_room()
+    }
+
+    fn open_has_room(&self) -> bool {
+        let alone = self.isolate > 0 && !self.open.pending.is_empty();
+        self.open.events.len() < BATCH_EVENTS_MAX && !alone
+    }
+
+    fn take_in_backlog(&mut self) -> Result<(), ExitReason> {
+        while self.open_has_room() {
+            let Some(submission) = self.backlog.pop_front() else { break };
+            if !submission.prefetched && self.needs_prefetch(&submission.work) {
+                self.parked.push(submission);
+            } else {
+                self.decide(submission)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn needs_prefetch(&self, work: &Work) -> bool {
+        let unknown = |command: &Command| command.accounts().any(|code| !self.book.contains(code));
+        let accounts = match work {
+            Work::Each(items) => items.iter().any(|item| unknown(&item.command)),
+            Work::Atomic { commands, .. } => commands.iter().any(unknown),
+            Work::ReadAccount(code) => !self.book.contains(code),
+            Work::ReadHead => false,
+        };
+        accounts || (self.looks_keys_up() && keys(work).any(|key| !self.keys.contains(&key.hash)))
+    }
+
+    fn looks_keys_up(&self) -> bool {
+        self.look_keys_up_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// One round trip for all that the parked requests miss, while the append
+    /// before them is under way.
+    fn start_prefetch(&mut self) {
+        if self.prefetch.is_some() || self.parked.is_empty() {
+            return;
+        }
+        let Some(mut conn) = self.prefetch_conn.take() else { return };
+        self.prefetching = std::mem::take(&mut self.parked);
+        let mut codes: Vec<AccountCode> = Vec::new();
+        let mut hashes: Vec<[u8; 16]> = Vec::new();
+        for submission in &self.prefetching {
+            let missing = accounts(&submission.work).filter(|code| !self.book.contains(code));
+            codes.extend(missing.cloned());
+            if self.looks_keys_up() {
+                hashes.extend(keys(&submission.work).map(|key| key.hash).filter(|hash| !self.keys.contains(hash)));
+            }
+        }
+        codes.sort_unstable();
+        codes.dedup();
+        counter!(metric::ACCOUNTS_PREFETCHED).increment(codes.len() as u64);
+        let (ledger_id, shard_count) = (self.context.ledger_id, self.context.shard_count);
+        self.prefetch = Some(tokio::spawn(async move {
+            let fetched = tokio::time::timeout(PREFETCH_TIMEOUT, async {
+                let shards: Vec<Shard> =
+                    codes.iter().map(|code| shard_of(ledger_id, code.as_str(), shard_count)).collect();
+                let codes: Vec<&str> = codes.iter().map(AccountCode::as_str).collect();
+                let accounts = if codes.is_empty() {
+                    Vec::new()
+                } else {
+                    store::projections::load_accounts(&mut conn, ledger_id, &shards, &codes).await?
+                };
+                let keys = if hashes.is_empty() {
+                    Vec::new()
+                } else {
+                    store::keys::find(&mut conn, ledger_id, &hashes).await?
+                };
+                Ok((accounts, keys))
+            });
+            let fetched = fetched.await.unwrap_or_else(|_| Err(store::error::timed_out("a prefetch took too long")));
+            Ended { conn: Some(conn), result: fetched }
+        }));
+    }
+
+    fn on_prefetched(&mut self, fetched: Prefetch) -> Result<(), ExitReason> {
+        self.prefetch = None;
+        self.prefetch_conn = fetched.conn;
+        let (accounts, keys) = fetched.result.map_err(ExitReason::Failed)?;
+        for account in accounts {
+            self.book.load_account(account);
+        }
+        if !keys.is_empty() {
+            self.look_keys_up_until = Some(Instant::now() + KEY_LOOKUP_AFTER_HIT);
+        }
+        for key in keys {
+            self.keys.insert(key.key_hash);
+        }
+        // Decided at once, so that nothing that was fetched can be evicted
+        // before. They were first: they go before the backlog.
+        for mut submission in std::mem::take(&mut self.prefetching) {
+            submission.prefetched = true;
+            self.decide(submission)?;
+        }
+        Ok(())
+    }
+
+    /// Decides a request into the open batch.
+    fn decide(&mut self, submission: Submission) -> Result<(), ExitReason> {
+        let start = (self.book.mark(), self.open.events.len(), self.open.keys.len(), self.head);
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decide_work(&submission.work)));
+        let outcomes = match decided {
+            Ok(outcomes) => outcomes,
+            Err(_) => {
+                // The panic has been logged where it happened. The book may be
+                // half-changed: nothing that was decided on it is kept.
+                let (_, events, keys, head) = start;
+                self.open.events.truncate(events);
+                self.open.keys.truncate(keys);
+                self.head = head;
+                submission.answer(Err(Unavailable::Defect));
+                return Err(ExitReason::Panicked);
+            }
+        };
+        self.open.pending.push(Pending { submission, outcomes, position: self.head });
+        Ok(())
+    }
+
+    fn decide_work(&mut self, work: &Work) -> SmallVec<[Outcome; 1]> {
+        match work {
+            Work::Each(items) => items.iter().map(|item| self.decide_item(item)).collect(),
+            Work::Atomic { commands, key } => smallvec![self.decide_atomic(commands, key)],
+            Work::ReadAccount(code) => {
+                smallvec![Outcome::Account(self.book.account(code).cloned().map(Box::new))]
+            }
+            Work::ReadHead => smallvec![Outcome::Head],
+        }
+    }
+
+    fn decide_item(&mut self, item: &Item) -> Outcome {
+        if item.key.as_ref().is_some_and(|key| self.keys.contains(&key.hash)) {
+            return Outcome::KeyUsed;
+        }
+        let at = self.moment();
+        match decide(&self.book, &item.command, &at) {
+            Verdict::Record(fact) => {
+                let index = self.open.events.len();
+                let text = item.key.as_ref().map(|key| Arc::clone(&key.text));
+                self.record(event(&item.command, fact, text, &at));
+                if let Some(key) = &item.key {
+                    self.use_key(key, at.position, 1);
+                }
+                Outcome::Recorded { index, count: 1 }
+            }
+            Verdict::Unchanged => Outcome::Unchanged(match &item.command {
+                Command::OpenAccount(open) => self.book.account(&open.code).cloned().map(Box::new),
+                Command::DefineAsset { .. } | Command::Transact(_) => None,
+            }),
+            Verdict::Refuse(refusal) => Outcome::Refused { item: 0, refusal },
+        }
+    }
+
+    fn decide_atomic(&mut self, commands: &[Command], key: &Key) -> Outcome {
+        if self.keys.contains(&key.hash) {
+            return Outcome::KeyUsed;
+        }
+        let (mark, index, head) = (self.book.mark(), self.open.events.len(), self.head);
+        for (item, command) in commands.iter().enumerate() {
+            let at = self.moment();
+            let declined = match decide(&self.book, command, &at) {
+                Verdict::Record(Fact::TransactionRejected(rejected)) => Ok(Fact::BatchRejected { item, rejected }),
+                Verdict::Record(fact) => {
+                    self.record(event(command, fact, Some(Arc::clone(&key.text)), &at));
+                    continue;
+                }
+                Verdict::Unchanged => continue,
+                Verdict::Refuse(refusal) => Err(refusal),
+            };
+            self.book.roll_back(mark);
+            self.open.events.truncate(index);
+            self.head = head;
+            return match declined {
+                Err(refusal) => Outcome::Refused { item, refusal },
+                Ok(fact) => {
+                    let at = self.moment();
+                    self.record(event(command, fact, Some(Arc::clone(&key.text)), &at));
+                    self.use_key(key, at.position, 1);
+                    Outcome::Recorded { index, count: 1 }
+                }
+            };
+        }
+        let count = self.open.events.len() - index;
+        self.use_key(key, head + 1, count as u32);
+        Outcome::Recorded { index, count }
+    }
+
+    fn moment(&mut self) -> Moment {
+        let recorded_at = recorded_at(&*self.context.clock, self.last_recorded_at);
+        Moment { position: self.head + 1, recorded_at, transaction_id: self.ids.next(recorded_at) }
+    }
+
+    fn record(&mut self, event: Event) {
+        let applied = self.book.apply(&event);
+        // What `decide` says came out, `apply` computes again.
+        assert!(applied.is_ok(), "a decision contradicts the book: {applied:?}");
+        self.head = event.position;
+        self.last_recorded_at = event.recorded_at;
+        self.open.events.push(event);
+    }
+
+    fn use_key(&mut self, key: &Key, position: Position, event_count: u32) {
+        self.keys.insert(key.hash);
+        self.open.keys.push(KeyRow { key_hash: key.hash, fingerprint: key.fingerprint, position, event_count });
+    }
+
+    /// Sends the open batch off, if none is under way.
+    fn start_append(&mut self) {
+        if self.in_flight.is_some() || self.open.pending.is_empty() {
+            return;
+        }
+        let Some(mut conn) = self.append_conn.take() else { return };
+        let OpenBatch { events, keys, pending } = std::mem::take(&mut self.open);
+        let (start, end) = (self.open_start, self.book.mark());
+        self.open_start = end;
+        let batch = Arc::new(Batch { events });
+        let keys = Arc::new(keys);
+        let (ledger_id, epoch) = (self.context.ledger_id, self.epoch);
+        let append = tokio::spawn({
+            let (batch, keys) = (Arc::clone(&batch), Arc::clone(&keys));
+            async move {
+                failpoint("before_append");
+                let append = store::events::append(&mut conn, ledger_id, epoch, &batch.events, &keys);
+                let appended = tokio::time::timeout(APPEND_TIMEOUT, append).await;
+                failpoint("before_reply");
+                let result = appended.unwrap_or_else(|_| Err(store::error::timed_out("an append took too long")));
+                Ended { conn: Some(conn), result }
+            }
+        });
+        let started = Instant::now();
+        self.in_flight = Some(InFlight { batch, keys, pending, start, end, started, append: Some(append) });
+    }
+
+    async fn on_appended(&mut self, Ended { conn, result }: Ended<()>) -> Result<(), ExitReason> {
+        match result {
+            Ok(()) => {
+                self.append_conn = conn;
+                self.on_committed();
+                Ok(())
+            }
+            Err(Error::Fenced { epoch }) => {
+                counter!(metric::FENCED, "write" => "append").increment(1);
+                tracing::warn!(ledger = %self.context.ledger, epoch, "an append was refused: the claim has a newer epoch");
+                self.take_back();
+                Err(ExitReason::Fenced)
+            }
+            Err(Error::UniqueViolation { constraint }) if constraint == KEYS_CONSTRAINT => {
+                self.append_conn = conn;
+                self.on_keys_known().await
+            }
+            Err(error @ Error::Transient(_)) if self.transient_failures < TRANSIENT_TRIES_MAX => {
+                tracing::info!(ledger = %self.context.ledger, %error, "deciding a batch again");
+                counter!(metric::REDECIDED, "reason" => "transient").increment(1);
+                self.append_conn = conn;
+                self.transient_failures += 1;
+                self.take_back();
+                Ok(())
+            }
+            Err(error @ Error::Refused(_)) => {
+                tracing::error!(ledger = %self.context.ledger, %error, "an append was refused");
+                counter!(metric::REDECIDED, "reason" => "refused").increment(1);
+                self.append_conn = conn;
+                self.on_refused();
+                Ok(())
+            }
+            // The connection is gone, or the log holds what it cannot hold if
+            // this claim is alone. The batch stays in flight: its outcome is
+            // not known.
+            Err(error) => {
+                tracing::warn!(ledger = %self.context.ledger, %error, "an append has no certain outcome");
+                Err(ExitReason::Failed(error))
+            }
+        }
+    }
+
+    fn on_committed(&mut self) {
+        let Some(InFlight { batch, pending, end, started, .. }) = self.in_flight.take() else { return };
+        histogram!(metric::APPEND_SECONDS).record(started.elapsed().as_secs_f64());
+        self.transient_failures = 0;
+        self.isolate = self.isolate.saturating_sub(1);
+        self.book.settle(end);
+        if let Some(last) = batch.events.last() {
+            self.committed = (last.position, last.recorded_at);
+            histogram!(metric::BATCH_EVENTS).record(batch.events.len() as f64);
+            gauge!(metric::LOG_HEAD, "ledger" => Arc::clone(&self.context.ledger)).set(last.position as f64);
+            count_decisions(&batch.events);
+            self.context.tail.push(Arc::clone(&batch));
+        }
+        for pending in pending {
+            pending.answer(&batch);
+        }
+        self.evict();
+    }
+
+    /// Keeps memory within its bound. An account may go only when its row in
+    /// the projection is exact.
+    fn evict(&mut self) {
+        let held = self.book.len();
+        if held <= self.context.accounts_max {
+            return;
+        }
+        let Context { ledger_id, shard_count, checkpoints, .. } = &self.context;
+        let want = (held - self.context.accounts_max).min(EVICT_MAX);
+        self.book.evict(want, |account| {
+            let shard = shard_of(*ledger_id, account.code.as_str(), *shard_count);
+            account.balance.position <= checkpoints.get(shard)
+        });
+        gauge!(metric::ACCOUNTS_IN_MEMORY, "ledger" => Arc::clone(&self.context.ledger)).set(self.book.len() as f64);
+    }
+
+    /// The unique index knows keys that memory did not: remember them, and
+    /// decide the rest again.
+    async fn on_keys_known(&mut self) -> Result<(), ExitReason> {
+        counter!(metric::REDECIDED, "reason" => "known_key").increment(1);
+        let hashes: Vec<[u8; 16]> = match &self.in_flight {
+            Some(in_flight) => in_flight.keys.iter().map(|key| key.key_hash).collect(),
+            None => Vec::new(),
+        };
+        self.take_back();
+        let Some(conn) = self.append_conn.as_mut() else { return Ok(()) };
+        let find = tokio::time::timeout(PREFETCH_TIMEOUT, store::keys::find(conn, self.context.ledger_id, &hashes));
+        let known = find.await.unwrap_or_else(|_| Err(store::error::timed_out("a look-up took too long")));
+        for key in known.map_err(ExitReason::Failed)? {
+            self.keys.insert(key.key_hash);
+        }
+        self.look_keys_up_until = Some(Instant::now() + KEY_LOOKUP_AFTER_HIT);
+        Ok(())
+    }
+
+    /// PostgreSQL refuses something in the batch for good. Alone, the request
+    /// at fault is found and answered; the others go on.
+    fn on_refused(&mut self) {
+        let alone = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.pending.len() == 1);
+        self.take_back();
+        if alone {
+            if let Some(submission) = self.backlog.pop_front() {
+                submission.answer(Err(Unavailable::Defect));
+            }
+            self.isolate = self.isolate.saturating_sub(1);
+        } else {
+            self.isolate = self.backlog.len();
+        }
+    }
+
+    /// Takes back the append that failed and everything decided after it, as if
+    /// none of it had been decided: the requests go to the front of the backlog.
+    fn take_back(&mut self) {
+        let open = std::mem::take(&mut self.open);
+        let mut taken: Vec<Pending> = Vec::new();
+        self.book.roll_back(self.in_flight.as_ref().map_or(self.open_start, |in_flight| in_flight.start));
+        self.open_start = self.book.mark();
+        if let Some(in_flight) = self.in_flight.take() {
+            self.keys.remove_all(in_flight.keys.iter().map(|key| key.key_hash));
+            taken = in_flight.pending;
+        }
+        self.keys.remove_all(open.keys.iter().map(|key| key.key_hash));
+        taken.extend(open.pending);
+        (self.head, self.last_recorded_at) = self.committed;
+        for pending in taken.into_iter().rev() {
+            let mut submission = pending.submission;
+            submission.prefetched = false;
+            self.backlog.push_front(submission);
+        }
+    }
+
+    /// Lets an append under way finish, and hands over what is left.
+    async fn exit(mut self, mut reason: ExitReason) -> Exit {
+        let under_way = self.in_flight.as_mut().and_then(|in_flight| in_flight.append.take());
+        if let Some(mut append) = under_way {
+            match ended(&mut append).await.result {
+                Ok(()) => self.on_committed(),
+                Err(Error::Fenced { .. }) => {
+                    self.take_back();
+                    reason = ExitReason::Fenced;
+                }
+                Err(Error::Transient(_) | Error::Refused(_)) => self.take_back(),
+                Err(error) => {
+                    tracing::warn!(ledger = %self.context.ledger, %error, "the last append has no certain outcome");
+                }
+            }
+        }
+        let unknown = self
+            .in_flight
+            .take()
+            .map(|in_flight| Unknown { epoch: self.epoch, batch: in_flight.batch, pending: in_flight.pending });
+        let open = self.open.pending.into_iter().map(|pending| pending.submission);
+        let waiting = open.chain(self.prefetching).chain(self.parked).chain(self.backlog);
+        let waiting = waiting
+            .map(|mut submission| {
+                submission.prefetched = false;
+                submission
+            })
+            .collect();
+        if let Some(prefetch) = self.prefetch {
+            prefetch.abort();
+        }
+        Exit { reason, unknown, waiting }
+    }
+}
+
+/// Name of the unique index that has the last word on keys.
+const KEYS_CONSTRAINT: &str = "idempotency_keys_pkey";
+/// Keys read back when a sequencer starts: what clients of the last seconds may retry.
+const RECENT_KEYS_LOADED: u64 = 50_000;
+/// Events read at a time when a sequencer starts.
+const LOAD_PAGE: i64 = 10_000;
+
+/// Brings into the book every account that the log has touched since its
+/// projection: its row in `balances` is not exact yet. Legs state the balance
+/// they leave behind, so the last one of each account is its state.
+async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, head: Position) -> Result<(), Error> {
+    let ledger_id = context.ledger_id;
+    let checkpoints = store::projections::checkpoints(&mut *conn, ledger_id).await?;
+    let Some(mut after) = checkpoints.iter().map(|(_, position)| *position).min() else { return Ok(()) };
+    let mut touched: hashbrown::HashMap<AccountCode, crate::ledger::Balance> = hashbrown::HashMap::new();
+    while after < head {
+        let page = store::events::read_events(&mut *conn, ledger_id, after, LOAD_PAGE).await?;
+        let Some(last) = page.last() else { break };
+        after = last.position;
+        for event in page {
+            match &event.fact {
+                Fact::TransactionPosted(transaction) => {
+                    for leg in &transaction.legs {
+                        touched.insert(leg.account.clone(), leg.after);
+                    }
+                }
+                Fact::AccountOpened { .. } => {
+                    book.apply(&event).map_err(contradiction(event.position))?;
+                }
+                Fact::AssetDefined { .. } | Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
+            }
+        }
+    }
+    let codes: Vec<&AccountCode> = touched.keys().filter(|code| !book.contains(code)).collect();
+    let mut projected = Vec::with_capacity(codes.len());
+    for chunk in codes.chunks(LOAD_PAGE as usize) {
+        let shards: Vec<Shard> =
+            chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), context.shard_count)).collect();
+        let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
+        projected.extend(store::projections::load_accounts(conn, ledger_id, &shards, &chunk).await?);
+    }
+    for account in projected {
+        book.load_account(account);
+    }
+    book.settle(book.mark());
+    for (code, balance) in touched {
+        book.set_balance(&code, balance);
+    }
+    Ok(())
+}
+
+fn contradiction(position: Position) -> impl FnOnce(crate::ledger::book::Contradiction) -> Error {
+    move |error| Error::Corrupt { position, detail: error.to_string() }
+}
+
+fn accounts(work: &Work) -> Box<dyn Iterator<Item = &AccountCode> + '_> {
+    match work {
+        Work::Each(items) => Box::new(items.iter().flat_map(|item| item.command.accounts())),
+        Work::Atomic { commands, .. } => Box::new(commands.iter().flat_map(Command::accounts)),
+        Work::ReadAccount(code) => Box::new(std::iter::once(code)),
+        Work::ReadHead => Box::new(std::iter::empty()),
+    }
+}
+
+fn keys(work: &Work) -> impl Iterator<Item = &Key> {
+    let (items, atomic): (&[Item], Option<&Key>) = match work {
+        Work::Each(items) => (items, None),
+        Work::Atomic { key, .. } => (&[], Some(key)),
+        Work::ReadAccount(_) | Work::ReadHead => (&[], None),
+    };
+    items.iter().filter_map(|item| item.key.as_ref()).chain(atomic)
+}
+
+fn count_decisions(events: &[Event]) {
+    let mut posted = 0;
+    for event in events {
+        match &event.fact {
+            Fact::TransactionPosted(_) => posted += 1,
+            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+                counter!(metric::DECISIONS, "outcome" => rejected.reason.code()).increment(1);
+            }
+            Fact::AccountOpened { .. } | Fact::AssetDefined { .. } => {
+                counter!(metric::DECISIONS, "outcome" => event.fact.type_name()).increment(1);
+            }
+        }
+    }
+    if posted > 0 {
+        counter!(metric::DECISIONS, "outcome" => "posted").increment(posted);
+    }
+}
+
+async fn appended(in_flight: &mut Option<InFlight>) -> Ended<()> {
+    let append = in_flight.as_mut().and_then(|in_flight| in_flight.append.as_mut());
+    let Some(append) = append else { return std::future::pending().await };
+    let ended = ended(append).await;
+    if let Some(in_flight) = in_flight {
+        in_flight.append = None;
+    }
+    ended
+}
+
+async fn fetched(prefetch: &mut Option<JoinHandle<Prefetch>>) -> Prefetch {
+    match prefetch {
+        Some(prefetch) => ended(prefetch).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,206 @@
+//! The sequencer: the one that decides, orders and appends for a ledger.
+//!
+//! [`Handle`] is its front: a bounded queue that any request may submit to. The
+//! [`service`] behind it waits for the ledger's claim, loads what it needs and
+//! runs an [`engine`] until the claim or the connection is lost, and then begins
+//! anew, with what was still waiting. [`tail`] is what it leaves for others.
+
+pub mod engine;
+pub mod keys;
+pub mod service;
+pub mod tail;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+pub use tail::{Batch, Tail};
+
+use crate::ledger::{Account, AccountCode, Command, Position, Refusal};
+use crate::store::Epoch;
+
+/// Commands that may wait for one ledger: two seconds of work at the pace of a
+/// peak. More would only wait longer than clients do.
+pub const QUEUE_ITEMS_MAX: usize = 100_000;
+/// Requests that may wait, whatever they hold.
+const QUEUE_REQUESTS_MAX: usize = 16_384;
+/// How long a request is held while its ledger has no sequencer.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A client's idempotency key, with what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub text: Arc<str>,
+    pub hash: [u8; 16],
+    /// Hash of the request's meaning.
+    pub fingerprint: [u8; 16],
+}
+
+/// One command, and its key if it moves money.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub command: Command,
+    pub key: Option<Key>,
+}
+
+/// What a request asks of a ledger.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// Commands that stand each for itself, in order.
+    Each(SmallVec<[Item; 1]>),
+    /// Transactions that are posted all or none.
+    Atomic { commands: Vec<Command>, key: Key },
+    /// The state of an account at the head of the log.
+    ReadAccount(AccountCode),
+    /// The head of the log.
+    ReadHead,
+}
+
+impl Work {
+    fn items(&self) -> usize {
+        match self {
+            Self::Each(items) => items.len(),
+            Self::Atomic { commands, .. } => commands.len(),
+            Self::ReadAccount(_) | Self::ReadHead => 1,
+        }
+    }
+}
+
+/// What became of one command.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Recorded as the event at this index of the answer's batch; of an atomic
+    /// batch that was posted, the first of `count`.
+    Recorded { index: usize, count: usize },
+    /// It was so before; the account as it is, where one was to be opened.
+    Unchanged(Option<Box<Account>>),
+    /// The idempotency key has been used: the store knows what it did.
+    KeyUsed,
+    /// Nothing was recorded. Of an atomic batch, with the index of the item.
+    Refused { item: usize, refusal: Refusal },
+    /// The account asked for.
+    Account(Option<Box<Account>>),
+    /// The head asked for is in the answer.
+    Head,
+}
+
+/// The answer to a request, as of a moment at which everything it reflects is
+/// durable and the claim was held.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// In the order of the request's commands.
+    pub outcomes: SmallVec<[Outcome; 1]>,
+    /// The events that the outcomes point into.
+    pub batch: Arc<Batch>,
+    /// Position of the last event that the answer reflects.
+    pub position: Position,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// The queue is full. Nothing was recorded.
+    #[error("too many requests are waiting")]
+    Overloaded,
+    /// Projections are too far behind the log. Nothing was recorded.
+    #[error("the projections are too far behind the log")]
+    ProjectionsBehind,
+    /// Another worker holds the ledger. Nothing was recorded.
+    #[error("another worker serves this ledger; this one stands by")]
+    Standby,
+    /// The ledger had no sequencer within the deadline. Nothing was recorded.
+    #[error("the ledger could not be reached in time")]
+    TimedOut,
+    /// It may or may not have been recorded, and the database that knows could
+    /// not be reached within the deadline.
+    #[error("whether the request was recorded is not known yet")]
+    OutcomeUnknown,
+    /// A defect. Nothing was recorded.
+    #[error("the request could not be processed")]
+    Defect,
+}
+
+/// A request on its way to an answer.
+#[derive(Debug)]
+pub struct Submission {
+    pub work: Work,
+    pub deadline: Instant,
+    reply: oneshot::Sender<Result<Answer, Unavailable>>,
+    /// What it needs has been fetched: what is still missing does not exist.
+    prefetched: bool,
+    _ticket: Ticket,
+}
+
+impl Submission {
+    /// The client may have gone away; that changes nothing.
+    pub fn answer(self, answer: Result<Answer, Unavailable>) {
+        _ = self.reply.send(answer);
+    }
+}
+
+/// Counts a request's items against the queue's bound for as long as it lives.
+#[derive(Debug)]
+struct Ticket {
+    depth: Arc<AtomicUsize>,
+    items: usize,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.depth.fetch_sub(self.items, Ordering::Relaxed);
+    }
+}
+
+/// The front of a ledger's sequencer.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    queue: mpsc::Sender<Submission>,
+    depth: Arc<AtomicUsize>,
+}
+
+impl Handle {
+    pub fn new() -> (Self, mpsc::Receiver<Submission>) {
+        let (queue, submissions) = mpsc::channel(QUEUE_REQUESTS_MAX);
+        (Self { queue, depth: Arc::default() }, submissions)
+    }
+
+    /// Items waiting for an answer.
+    pub fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    /// The same count, to watch.
+    pub fn pressure(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.depth)
+    }
+
+    /// Submits a request and waits for its answer.
+    ///
+    /// # Errors
+    /// [`Unavailable::Overloaded`] at once when the queue is full, and the
+    /// others as they say.
+    pub async fn submit(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
+        let items = work.items();
+        let before = self.depth.fetch_add(items, Ordering::Relaxed);
+        let ticket = Ticket { depth: Arc::clone(&self.depth), items };
+        if before > 0 && before + items > QUEUE_ITEMS_MAX {
+            return Err(Unavailable::Overloaded);
+        }
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission { work, deadline, reply, prefetched: false, _ticket: ticket };
+        self.queue.try_send(submission).map_err(|_| Unavailable::Overloaded)?;
+        answer.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
+    }
+}
+
+/// The right to sequence a ledger, as the cluster gave it.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub epoch: Epoch,
+    /// Cancelled when the claim is lost or given up.
+    pub lost: tokio_util::sync::CancellationToken,
+}

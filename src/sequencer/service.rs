@@ -1,0 +1,212 @@
+//! One ledger's sequencer as a service: claim, load, serve, and again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::engine::{Context, Engine, Exit, ExitReason, Unknown};
+use super::{Claim, Submission, Tail, Unavailable};
+use crate::clock::Clock;
+use crate::cluster::{ClaimState, Renewals};
+use crate::projector::Checkpoints;
+use crate::store::claims::Unit;
+use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
+
+/// Wait between tries at a database that is not there.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the service of one ledger works with.
+pub struct Service {
+    pub ledger_id: LedgerId,
+    pub ledger: Arc<str>,
+    pub database: Database,
+    pub shard_count: Shard,
+    pub accounts_max: usize,
+    pub tail: Arc<Tail>,
+    pub checkpoints: Arc<Checkpoints>,
+    pub clock: Arc<dyn Clock>,
+    pub claim: watch::Receiver<ClaimState>,
+    pub renewals: Renewals,
+    /// Whether an engine is serving.
+    pub serving: watch::Sender<bool>,
+}
+
+/// What waits while no engine serves.
+#[derive(Default)]
+struct Waiting {
+    unknown: Option<Unknown>,
+    requests: VecDeque<Submission>,
+}
+
+impl Service {
+    /// Runs until the cluster says [`ClaimState::Stopped`]. Every request that
+    /// was accepted has been answered by then.
+    pub async fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
+        let mut waiting = Waiting::default();
+        let mut used = 0;
+        while let Some(claim) = self.next_claim(used, &mut queue, &mut waiting).await {
+            used = claim.epoch;
+            match self.serve(&claim, &mut queue, &mut waiting).await {
+                Ok(ExitReason::Cancelled) => {}
+                Ok(reason) => {
+                    tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, ?reason, "the sequencer stopped; starting over from the log");
+                    self.renewals.ask(Unit::Sequencer(self.ledger_id));
+                }
+                Err(error) => {
+                    tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, %error, "the sequencer could not start");
+                    self.pause(&mut queue, &mut waiting).await;
+                    self.renewals.ask(Unit::Sequencer(self.ledger_id));
+                }
+            }
+        }
+        self.refuse_all(&mut queue, waiting);
+    }
+
+    /// Waits for a claim whose epoch is above `used`, keeping what waits within
+    /// its deadlines. Only a newer epoch waits out what was sent under the last
+    /// one. `None` when the service is to stop.
+    async fn next_claim(
+        &mut self,
+        used: Epoch,
+        queue: &mut mpsc::Receiver<Submission>,
+        waiting: &mut Waiting,
+    ) -> Option<Claim> {
+        let mut tick = tokio::time::interval(RETRY_PAUSE);
+        loop {
+            let state = self.claim.borrow_and_update().clone();
+            match state {
+                ClaimState::Held(claim) if claim.epoch > used && !claim.lost.is_cancelled() => return Some(claim),
+                ClaimState::Stopped => return None,
+                ClaimState::Standby => {
+                    self.resolve_as_standby(waiting).await;
+                    for submission in waiting.requests.drain(..) {
+                        submission.answer(Err(Unavailable::Standby));
+                    }
+                }
+                ClaimState::Held(_) | ClaimState::Waiting => {}
+            }
+            tokio::select! {
+                changed = self.claim.changed() => changed.ok()?,
+                Some(submission) = queue.recv() => waiting.requests.push_back(submission),
+                _ = tick.tick() => expire(waiting),
+            }
+        }
+    }
+
+    /// Waits before the next try, keeping what waits within its deadlines.
+    async fn pause(&self, queue: &mut mpsc::Receiver<Submission>, waiting: &mut Waiting) {
+        let over = tokio::time::sleep(RETRY_PAUSE);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => break,
+                Some(submission) = queue.recv() => waiting.requests.push_back(submission),
+            }
+        }
+        expire(waiting);
+    }
+
+    async fn serve(
+        &self,
+        claim: &Claim,
+        queue: &mut mpsc::Receiver<Submission>,
+        waiting: &mut Waiting,
+    ) -> Result<ExitReason, Error> {
+        let mut append_conn = self.database.connect_serving().await?;
+        let prefetch_conn = self.database.connect_serving().await?;
+        if let Some(unknown) = &waiting.unknown {
+            // The claim's epoch was raised after that append was sent, which
+            // waited it out: it is in the log now, or never will be.
+            let first = unknown.first_position().unwrap_or(0);
+            let committed =
+                store::events::was_appended(&mut append_conn, self.ledger_id, first, unknown.epoch).await?;
+            self.resolve(waiting, committed);
+        }
+        let context = Context {
+            ledger_id: self.ledger_id,
+            ledger: Arc::clone(&self.ledger),
+            shard_count: self.shard_count,
+            accounts_max: self.accounts_max,
+            tail: Arc::clone(&self.tail),
+            checkpoints: Arc::clone(&self.checkpoints),
+            clock: Arc::clone(&self.clock),
+        };
+        let engine = Engine::load(context, claim, append_conn, prefetch_conn).await?;
+        tracing::info!(ledger = %self.ledger, epoch = claim.epoch, head = self.tail.head(), "sequencing");
+        self.serving.send_replace(true);
+        let Exit { reason, unknown, waiting: requests } =
+            engine.serve(queue, claim, std::mem::take(&mut waiting.requests)).await;
+        self.serving.send_replace(false);
+        waiting.unknown = unknown;
+        waiting.requests = requests;
+        Ok(reason)
+    }
+
+    fn resolve(&self, waiting: &mut Waiting, committed: bool) {
+        let Some(unknown) = waiting.unknown.take() else { return };
+        tracing::info!(ledger = %self.ledger, epoch = unknown.epoch, committed, "read the outcome of an append back from the log");
+        if committed {
+            unknown.answer();
+        } else {
+            for submission in unknown.into_waiting().rev() {
+                waiting.requests.push_front(submission);
+            }
+        }
+    }
+
+    /// Another worker has the ledger. It raised the epoch, so an append of ours
+    /// without an answer is decided too: ask the log once more before giving up.
+    async fn resolve_as_standby(&self, waiting: &mut Waiting) {
+        let Some(unknown) = &waiting.unknown else { return };
+        let (first, epoch) = (unknown.first_position().unwrap_or(0), unknown.epoch);
+        let read_back = async {
+            let mut conn = self.database.connect_serving().await?;
+            match store::events::fence(&mut conn, self.ledger_id, epoch).await {
+                // Nobody has raised it yet: it is too early to tell.
+                Ok(()) => Ok(None),
+                Err(Error::Fenced { .. }) => {
+                    store::events::was_appended(&mut conn, self.ledger_id, first, epoch).await.map(Some)
+                }
+                Err(error) => Err(error),
+            }
+        };
+        match read_back.await {
+            Ok(Some(committed)) => self.resolve(waiting, committed),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(ledger = %self.ledger, %error, "the log cannot be read yet"),
+        }
+    }
+
+    fn refuse_all(&self, queue: &mut mpsc::Receiver<Submission>, waiting: Waiting) {
+        queue.close();
+        if let Some(unknown) = waiting.unknown {
+            unknown.give_up();
+        }
+        for submission in waiting.requests {
+            submission.answer(Err(Unavailable::TimedOut));
+        }
+        while let Ok(submission) = queue.try_recv() {
+            submission.answer(Err(Unavailable::TimedOut));
+        }
+    }
+}
+
+/// Answers what has waited too long.
+fn expire(waiting: &mut Waiting) {
+    let now = Instant::now();
+    if waiting.unknown.as_ref().and_then(Unknown::deadline).is_some_and(|deadline| deadline <= now)
+        && let Some(unknown) = waiting.unknown.take()
+    {
+        unknown.give_up();
+    }
+    for submission in std::mem::take(&mut waiting.requests) {
+        if submission.deadline <= now {
+            submission.answer(Err(Unavailable::TimedOut));
+        } else {
+            waiting.requests.push_back(submission);
+        }
+    }
+}
