@@ -16,6 +16,7 @@ pub mod projector;
 pub mod cluster;
 
 pub mod clock;
+pub mod embedded_pg;
 pub mod failpoint;
 pub mod shard;
 pub mod telemetry;
