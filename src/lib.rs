@@ -14,6 +14,7 @@ pub mod store;
 pub mod sequencer;
 pub mod projector;
 pub mod cluster;
+pub mod http;
 
 pub mod clock;
 pub mod embedded_pg;

@@ -52,6 +52,7 @@ pub struct Options {
 pub struct Worker {
     pub database: Database,
     pub ledgers: Arc<Ledgers>,
+    clock: Arc<dyn Clock>,
     status: watch::Sender<Status>,
     stop: CancellationToken,
     session: tokio::sync::Mutex<Option<JoinHandle<()>>>,
@@ -75,7 +76,7 @@ impl Worker {
             database: database.clone(),
             shard_count,
             accounts_max,
-            clock,
+            clock: Arc::clone(&clock),
             renewals,
             shard_claims: shard_claims_of_ledgers,
         }));
@@ -94,11 +95,16 @@ impl Worker {
             stop: stop.clone(),
         };
         let session = tokio::sync::Mutex::new(Some(tokio::spawn(session.run())));
-        Ok(Self { database, ledgers, status, stop, session })
+        Ok(Self { database, ledgers, clock, status, stop, session })
     }
 
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// Milliseconds since `then`, by the worker's clock.
+    pub fn age_ms(&self, then: chrono::DateTime<chrono::Utc>) -> u64 {
+        u64::try_from((self.clock.now() - then).num_milliseconds()).unwrap_or(0)
     }
 
     pub fn watch_status(&self) -> watch::Receiver<Status> {

@@ -1,0 +1,168 @@
+//! Request bodies: JSON within a size and a time, with errors that say where.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::problem::{Code, FieldError, Problem};
+
+/// A batch of 10,000 payments with references and some metadata.
+pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What is read and thrown away of a body that is too large, so that the client
+/// has finished sending and reads the answer.
+const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Time for a whole body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The bytes of a JSON body.
+///
+/// # Errors
+/// `unsupported_media_type`, `body_too_large`, `request_timeout`, `malformed_request`.
+pub async fn read(request: Request<Body>) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    let json = is_json(&parts.headers);
+    let read = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await;
+    let bytes = read.unwrap_or_else(|_| {
+        Err(Problem::new(Code::RequestTimeout, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs())))
+    })?;
+    if !json {
+        return Err(Problem::new(Code::UnsupportedMediaType, "the content type is not application/json"));
+    }
+    Ok(bytes)
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+async fn collect(mut body: Body) -> Result<Bytes, Problem> {
+    let mut first: Option<Bytes> = None;
+    let mut rest = BytesMut::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Problem::new(Code::MalformedRequest, "the body ended early"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if seen > DISCARD_BYTES_MAX {
+            break;
+        }
+        if seen > BODY_BYTES_MAX {
+            (first, rest) = (None, BytesMut::new());
+        } else if first.is_none() && rest.is_empty() {
+            // Most bodies come in one piece and are not copied.
+            first = Some(data);
+        } else {
+            if let Some(first) = first.take() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    if seen > BODY_BYTES_MAX {
+        return Err(Problem::new(Code::BodyTooLarge, format!("a body has at most {BODY_BYTES_MAX} bytes")));
+    }
+    Ok(first.unwrap_or_else(|| rest.freeze()))
+}
+
+/// Reads `T` from JSON.
+///
+/// # Errors
+/// `malformed_json` for what is not JSON; `validation_failed`, with a pointer,
+/// for JSON that is not a `T`.
+pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, &error))
+}
+
+/// The slow path, which only broken requests take.
+#[cold]
+fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -> Problem {
+    if let Err(syntax) = serde_json::from_slice::<IgnoredAny>(bytes) {
+        return Problem::new(Code::MalformedJson, syntax.to_string());
+    }
+    if !error.is_data() {
+        return Problem::new(Code::MalformedJson, error.to_string());
+    }
+    let deserializer = &mut serde_json::Deserializer::from_slice(bytes);
+    let Err(error) = serde_path_to_error::deserialize::<_, T>(deserializer) else {
+        return Problem::new(Code::MalformedJson, error.to_string());
+    };
+    let detail = without_place(&error.inner().to_string());
+    let mut pointer = pointer(error.path());
+    // serde names the field in the text, the path ends at its object.
+    for kind in ["unknown field `", "missing field `", "duplicate field `"] {
+        if let Some(name) = detail.strip_prefix(kind).and_then(|rest| rest.split('`').next())
+            && !pointer.ends_with(&format!("/{name}"))
+        {
+            pointer.push('/');
+            pointer.push_str(&escape(name));
+        }
+    }
+    Problem::validation(vec![FieldError { pointer, detail }])
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .filter_map(|segment| match segment {
+            Segment::Seq { index } => Some(format!("/{index}")),
+            Segment::Map { key } => Some(format!("/{}", escape(key))),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect()
+}
+
+/// RFC 6901, section 3.
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+/// serde_json ends its texts with the place in the source, which the pointer says better.
+fn without_place(text: &str) -> String {
+    text.rsplit_once(" at line ").map_or(text, |(text, _)| text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape matters")]
+    struct Outer {
+        items: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its shape matters")]
+    struct Inner {
+        amount: String,
+    }
+
+    fn check(json: &str, code: Code, pointer: &str) {
+        let problem = parse::<Outer>(json.as_bytes()).unwrap_err();
+        assert_eq!(problem.code, code, "{json}: {problem:?}");
+        assert_eq!(problem.errors.first().map_or("", |error| &error.pointer), pointer, "{json}: {problem:?}");
+    }
+
+    #[test]
+    fn errors_say_where() {
+        check("{", Code::MalformedJson, "");
+        check("", Code::MalformedJson, "");
+        check(r#"{"items":[{"amount":NaN}]}"#, Code::MalformedJson, "");
+        check(r#"{"items":[{"amount":1}]}"#, Code::ValidationFailed, "/items/0/amount");
+        check(r#"{"items":[{"amount":"1"},{}]}"#, Code::ValidationFailed, "/items/1/amount");
+        check(r#"{"items":[{"amount":"1","x/y":1}]}"#, Code::ValidationFailed, "/items/0/x~1y");
+        check(r#"{"items":[{"amount":"1","amount":"2"}]}"#, Code::ValidationFailed, "/items/0/amount");
+        check(r"[]", Code::ValidationFailed, "");
+        // Broken JSON is broken, even behind a field that is unknown.
+        check(r#"{"x":1,"#, Code::MalformedJson, "");
+    }
+}

@@ -1,0 +1,66 @@
+//! The HTTP API.
+//!
+//! [`server`] accepts connections and bounds them, [`router`] says which route
+//! is whose, `routes/` has a file per noun, [`body`] and [`wire`] turn bytes
+//! into commands, [`problem`] turns everything that goes wrong into an answer.
+
+pub mod body;
+pub mod idempotency;
+pub mod observe;
+pub mod openapi;
+pub mod params;
+pub mod problem;
+pub mod reads;
+pub mod router;
+pub mod routes;
+pub mod server;
+pub mod wire;
+
+use std::sync::Arc;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+
+pub use problem::{Code, Problem};
+
+use crate::cluster::Worker;
+use crate::ledger::Position;
+
+/// The position of the log that an answer reflects.
+pub const LEDGER_POSITION: HeaderName = HeaderName::from_static("ledger-position");
+/// Says that an answer is what the key did before.
+pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// What every route has at hand.
+pub struct App {
+    pub worker: Worker,
+    pub metrics: Option<PrometheusHandle>,
+}
+
+pub type SharedApp = Arc<App>;
+
+/// A JSON answer that reflects the log.
+pub fn answer(status: StatusCode, body: &impl Serialize, position: Option<Position>, replayed: bool) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(json) => with_json(status, json, position, replayed),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            Problem::new(Code::InternalError, "the answer could not be written").into_response()
+        }
+    }
+}
+
+fn with_json(status: StatusCode, json: Vec<u8>, position: Option<Position>, replayed: bool) -> Response {
+    let mut response = (status, json).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(position) = position {
+        headers.insert(LEDGER_POSITION, HeaderValue::from(position));
+    }
+    if replayed {
+        headers.insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}

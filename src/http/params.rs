@@ -1,0 +1,72 @@
+//! Path and query parameters, with problems for what is wrong with them.
+
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::problem::{Code, FieldError, Problem};
+
+/// Items of a page when nothing is asked for.
+pub const PAGE_DEFAULT: i64 = 100;
+/// Items that a page may have.
+pub const PAGE_MAX: i64 = 1_000;
+
+/// Parameters in the path, percent-decoded.
+pub struct InPath<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(params)) => Ok(Self(params)),
+            Err(error) => Err(Problem::new(Code::MalformedRequest, error.body_text())),
+        }
+    }
+}
+
+/// Parameters in the query; unknown ones are refused by `T`.
+pub struct InQuery<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InQuery<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        match Query::<T>::try_from_uri(&parts.uri) {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                let detail = source.unwrap_or_else(|| error.body_text());
+                Err(Problem::validation(vec![FieldError { pointer: "/query".to_owned(), detail }]))
+            }
+        }
+    }
+}
+
+/// How many items a page has.
+///
+/// # Errors
+/// `validation_failed` for anything but 1 to 1000.
+pub fn limit(limit: Option<i64>) -> Result<i64, Problem> {
+    let limit = limit.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::invalid("/query/limit", format!("limit is 1 to {PAGE_MAX}")));
+    }
+    Ok(limit)
+}
+
+/// Cursors are the position or the version after which to go on, behind a
+/// letter that says which, so that one list's cursor is refused by another.
+pub fn cursor(kind: char, after: Option<&str>) -> Result<Option<u64>, Problem> {
+    let Some(text) = after else { return Ok(None) };
+    let number = text.strip_prefix(kind).and_then(|digits| digits.parse::<u64>().ok());
+    number
+        .filter(|number| i64::try_from(*number).is_ok())
+        .map(Some)
+        .ok_or_else(|| Problem::invalid("/query/after", "this is no cursor of this list"))
+}
+
+/// The opaque text of a cursor.
+pub fn cursor_text(kind: char, after: u64) -> String {
+    format!("{kind}{after}")
+}

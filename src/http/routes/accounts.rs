@@ -1,0 +1,336 @@
+//! Accounts and their statements.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use smallvec::{SmallVec, smallvec};
+use tokio::time::Instant;
+
+use super::super::params::{InPath, InQuery, cursor, cursor_text, limit};
+use super::super::problem::{self, Code, FieldError, Problem};
+use super::super::reads::{self, Consistency, Freshness};
+use super::super::wire::{
+    self, AccountBatchInput, AccountInput, AccountOutput, AmountInput, AmountText, EntryOutput, Page, Timestamp,
+};
+use super::super::{SharedApp, answer, body};
+use super::{account_code, ledger};
+use crate::cluster::Ledger;
+use crate::ledger::{Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Side};
+use crate::metadata;
+use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
+use crate::shard::shard_of;
+use crate::store::{self, Shard};
+
+/// Accounts that one batch may open.
+const BATCH_ITEMS_MAX: usize = 10_000;
+/// Bytes of an account's or a transaction's metadata: notes, not documents.
+pub const METADATA_BYTES_MAX: usize = 16 * 1024;
+
+/// `POST /accounts`
+pub async fn open(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let bytes = body::read(request).await?;
+    let input: AccountInput<'_> = body::parse(&bytes)?;
+    let ledger = ledger(&app, &name).await?;
+    let open = command(input).map_err(Problem::validation)?;
+    let work = Work::Each(smallvec![Item { command: Command::OpenAccount(open), key: None }]);
+    let done = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
+    let outcome = done.outcomes.first().ok_or_else(no_outcome)?;
+    let (status, account) = opened(&done, outcome)?;
+    let output = AccountOutput::new(&account, shard(&app, &ledger, &account.code));
+    Ok(answer(status, &output, Some(done.position), false))
+}
+
+#[derive(Serialize)]
+struct BatchOutput<'a> {
+    results: Vec<BatchResult<'a>>,
+}
+
+#[derive(Serialize)]
+struct BatchResult<'a> {
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<AccountOutput>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<problem::Body<'a>>,
+}
+
+/// `POST /accounts/batch`
+pub async fn open_batch(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let bytes = body::read(request).await?;
+    let input: AccountBatchInput<'_> = body::parse(&bytes)?;
+    let ledger = ledger(&app, &name).await?;
+    if !(1..=BATCH_ITEMS_MAX).contains(&input.accounts.len()) {
+        return Err(Problem::invalid("/accounts", format!("a batch has 1 to {BATCH_ITEMS_MAX} accounts")));
+    }
+    let commands: Vec<Result<OpenAccount, Problem>> =
+        input.accounts.into_iter().map(|account| command(account).map_err(Problem::validation)).collect();
+    let items: SmallVec<[Item; 1]> = commands
+        .iter()
+        .flatten()
+        .map(|open| Item { command: Command::OpenAccount(open.clone()), key: None })
+        .collect();
+    let done = ledger.handle.submit(Work::Each(items), Instant::now() + REQUEST_DEADLINE).await?;
+    let mut outcomes = done.outcomes.iter();
+    let results: Vec<Result<(StatusCode, Account), Problem>> = commands
+        .into_iter()
+        .map(|command| {
+            command?;
+            opened(&done, outcomes.next().ok_or_else(no_outcome)?)
+        })
+        .collect();
+    let results = results.iter().map(|result| match result {
+        Ok((status, account)) => BatchResult {
+            status: status.as_u16(),
+            account: Some(AccountOutput::new(account, shard(&app, &ledger, &account.code))),
+            problem: None,
+        },
+        Err(problem) => {
+            BatchResult { status: problem.code.status().as_u16(), account: None, problem: Some(problem.body()) }
+        }
+    });
+    Ok(answer(StatusCode::OK, &BatchOutput { results: results.collect() }, Some(done.position), false))
+}
+
+fn no_outcome() -> Problem {
+    Problem::new(Code::InternalError, "the account has no outcome")
+}
+
+fn shard(app: &super::App, ledger: &Ledger, code: &AccountCode) -> Shard {
+    shard_of(ledger.ledger_id, code.as_str(), app.worker.ledgers.shard_count())
+}
+
+/// The command of a request, or everything that is wrong with it.
+fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
+    let mut errors = Vec::new();
+    let mut wrong = |pointer: &str, detail: String| errors.push(FieldError { pointer: pointer.to_owned(), detail });
+    let code = wire::account_code(&input.code).map_err(|detail| wrong("/code", detail)).ok();
+    let asset = wire::asset_code(&input.asset).map_err(|detail| wrong("/asset", detail)).ok();
+    let normal = input.normal.as_deref().map_or(Some(Side::Credit), Side::parse);
+    if normal.is_none() {
+        wrong("/normal", "normal is credit or debit".to_owned());
+    }
+    let mut bound = |pointer: &str, input: Option<AmountInput>| match input.map(|input| input.0) {
+        None => None,
+        Some(Ok(amount)) => Some(amount),
+        Some(Err(error)) => {
+            wrong(pointer, error.to_string());
+            None
+        }
+    };
+    let min_balance = match input.min_balance {
+        None => Some(Amount::ZERO),
+        Some(stated) => bound("/min_balance", stated),
+    };
+    let max_balance = bound("/max_balance", input.max_balance);
+    if let (Some(floor), Some(cap)) = (min_balance, max_balance)
+        && floor > cap
+    {
+        wrong("/min_balance", "min_balance must not be above max_balance".to_owned());
+    }
+    let metadata = match canonical_metadata(input.metadata) {
+        Ok(metadata) => metadata,
+        Err(detail) => {
+            wrong("/metadata", detail);
+            None
+        }
+    };
+    match (code, asset, normal) {
+        (Some(code), Some(asset), Some(normal)) if errors.is_empty() => {
+            Ok(OpenAccount { code, asset, normal, limits: Limits { min_balance, max_balance }, metadata })
+        }
+        _ => Err(errors),
+    }
+}
+
+/// A client's JSON object in canonical text, within its bound.
+pub fn canonical_metadata(
+    raw: Option<&serde_json::value::RawValue>,
+) -> Result<Option<std::sync::Arc<str>>, String> {
+    let Some(raw) = raw.map(serde_json::value::RawValue::get).filter(|text| *text != "null") else { return Ok(None) };
+    if raw.len() > METADATA_BYTES_MAX {
+        return Err(format!("metadata has at most {METADATA_BYTES_MAX} bytes"));
+    }
+    metadata::canonical(raw).map_err(|error| error.to_string())
+}
+
+fn opened(done: &Answer, outcome: &Outcome) -> Result<(StatusCode, Account), Problem> {
+    match outcome {
+        Outcome::Recorded { index, .. } => {
+            let event = done.batch.events.get(*index).ok_or_else(no_outcome)?;
+            Ok((StatusCode::CREATED, account_of(event).ok_or_else(no_outcome)?))
+        }
+        Outcome::Unchanged(Some(account)) => Ok((StatusCode::OK, (**account).clone())),
+        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, &|_| "/code".to_owned())),
+        _ => Err(no_outcome()),
+    }
+}
+
+/// The account as its first event makes it.
+fn account_of(event: &Event) -> Option<Account> {
+    let Fact::AccountOpened { code, asset, normal, limits, metadata } = &event.fact else { return None };
+    Some(Account {
+        id: event.position,
+        code: code.clone(),
+        asset: asset.clone(),
+        normal: *normal,
+        status: AccountStatus::Open,
+        limits: *limits,
+        metadata: metadata.clone(),
+        opened_at: event.recorded_at,
+        balance: Balance { position: event.position, ..Balance::default() },
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowQuery {
+    consistency: Option<Consistency>,
+    min_position: Option<u64>,
+}
+
+/// `GET /accounts/{code}`
+pub async fn show(
+    State(app): State<SharedApp>,
+    InPath((name, code)): InPath<(String, String)>,
+    InQuery(query): InQuery<ShowQuery>,
+) -> Result<Response, Problem> {
+    let ledger = ledger(&app, &name).await?;
+    let code = account_code(&code)?;
+    let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
+    let shard = shard(&app, &ledger, &code);
+    let (account, position) = if freshness.is_eventual() {
+        let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+        let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
+        let codes = [code.as_str()];
+        let found = store::projections::load_accounts(&mut conn, ledger.ledger_id, &[shard], &codes).await?;
+        (found.into_iter().next(), position)
+    } else {
+        reads::log_at(&ledger, freshness.min_position).await?;
+        let work = Work::ReadAccount(code.clone());
+        let read = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
+        let position = read.position;
+        match read.outcomes.into_iter().next() {
+            Some(Outcome::Account(account)) => (account.map(|account| *account), position),
+            _ => return Err(no_outcome()),
+        }
+    };
+    let account = account.ok_or_else(|| no_account(&code))?;
+    Ok(answer(StatusCode::OK, &AccountOutput::new(&account, shard), Some(position), false))
+}
+
+fn no_account(code: &AccountCode) -> Problem {
+    Problem::new(Code::AccountNotFound, format!("no account {code}"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    prefix: Option<String>,
+    asset: Option<String>,
+    after: Option<String>,
+    limit: Option<i64>,
+    consistency: Option<Consistency>,
+    min_position: Option<u64>,
+}
+
+/// `GET /accounts`
+pub async fn list(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    InQuery(query): InQuery<ListQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(query.limit)?;
+    let ledger = ledger(&app, &name).await?;
+    for (pointer, text) in [("/query/prefix", &query.prefix), ("/query/after", &query.after)] {
+        if let Some(text) = text.as_deref().filter(|text| !text.is_empty()) {
+            wire::account_code(text).map_err(|detail| Problem::invalid(pointer, detail))?;
+        }
+    }
+    let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
+    let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+    let accounts = store::projections::list_accounts(
+        app.worker.database.pool(),
+        ledger.ledger_id,
+        query.prefix.as_deref().unwrap_or_default(),
+        query.asset.as_deref(),
+        query.after.as_deref().unwrap_or_default(),
+        limit + 1,
+    )
+    .await?;
+    let more = accounts.len() > limit as usize;
+    let data: Vec<AccountOutput> = accounts
+        .iter()
+        .take(limit as usize)
+        .map(|account| AccountOutput::new(account, shard(&app, &ledger, &account.code)))
+        .collect();
+    let next = data.last().filter(|_| more).map(|last| last.code.clone());
+    Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    Asc,
+    Desc,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntriesQuery {
+    after: Option<String>,
+    limit: Option<i64>,
+    order: Option<Order>,
+    consistency: Option<Consistency>,
+    min_position: Option<u64>,
+}
+
+/// Letter of this list's cursors: the version of the last line.
+const ENTRY_CURSOR: char = 'v';
+
+/// `GET /accounts/{code}/entries`
+pub async fn entries(
+    State(app): State<SharedApp>,
+    InPath((name, code)): InPath<(String, String)>,
+    InQuery(query): InQuery<EntriesQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(query.limit)?;
+    let after = cursor(ENTRY_CURSOR, query.after.as_deref())?;
+    let ledger = ledger(&app, &name).await?;
+    let code = account_code(&code)?;
+    let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
+    let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+    let (pool, ledger_id, shard) = (app.worker.database.pool(), ledger.ledger_id, shard(&app, &ledger, &code));
+    let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
+    let id = id.ok_or_else(|| no_account(&code))?;
+    let ascending = matches!(query.order.unwrap_or(Order::Asc), Order::Asc);
+    let from = after.map_or(if ascending { 0 } else { i64::MAX }, |version| version as i64);
+    let rows = store::projections::entries(pool, ledger_id, shard, id, from, ascending, limit + 1).await?;
+    let more = rows.len() > limit as usize;
+    let data: Vec<EntryOutput> = rows
+        .into_iter()
+        .take(limit as usize)
+        .map(|row| EntryOutput {
+            position: row.position as u64,
+            transaction_id: row.transaction_id,
+            side: row.side,
+            amount: AmountText(row.amount),
+            balance_after: AmountText(row.balance_after),
+            version: row.version as u64,
+            reference: row.reference,
+            effective_at: Timestamp(row.effective_at),
+            recorded_at: Timestamp(row.recorded_at),
+        })
+        .collect();
+    let next = data.last().filter(|_| more).map(|last| cursor_text(ENTRY_CURSOR, last.version));
+    Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
+}

@@ -1,0 +1,112 @@
+//! Ledgers and assets.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use serde::Deserialize;
+use smallvec::smallvec;
+use tokio::time::Instant;
+
+use super::super::params::{InPath, InQuery, limit};
+use super::super::problem::{Code, Problem};
+use super::super::wire::{AssetInput, AssetOutput, LedgerInput, LedgerOutput, Page, Timestamp, asset_code};
+use super::super::{SharedApp, answer, body};
+use super::ledger;
+use crate::ledger::{Command, LedgerName};
+use crate::sequencer::{Item, Outcome, REQUEST_DEADLINE, Work};
+use crate::store;
+
+/// A new ledger waits so long for its sequencer before the answer goes out.
+const SERVING_WAIT: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListQuery {
+    after: Option<String>,
+    limit: Option<i64>,
+}
+
+/// `PUT /v1/ledgers/{ledger}`
+pub async fn create(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let bytes = body::read(request).await?;
+    body::parse::<LedgerInput>(&bytes)?;
+    let name = LedgerName::new(&name).map_err(|error| Problem::invalid("/path/ledger", error.to_string()))?;
+    let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
+    let (ledger_id, is_new) = store::ledgers::create(&mut conn, &name).await?;
+    let rows = store::ledgers::list(&mut *conn).await?;
+    drop(conn);
+    let row = rows.iter().find(|row| row.ledger_id == ledger_id);
+    let row = row.ok_or_else(|| Problem::new(Code::InternalError, "the ledger could not be read"))?;
+    let ledger = app.worker.ledgers.ensure(row);
+    // A standby worker has done its part; the serving one picks it up.
+    let mut serving = ledger.serving.clone();
+    _ = tokio::time::timeout(SERVING_WAIT, serving.wait_for(|serving| *serving)).await;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let output = LedgerOutput { name: row.name.to_string(), created_at: Timestamp(row.created_at) };
+    Ok(answer(status, &output, None, false))
+}
+
+/// `GET /v1/ledgers`
+pub async fn list(State(app): State<SharedApp>, InQuery(query): InQuery<ListQuery>) -> Result<Response, Problem> {
+    let limit = limit(query.limit)? as usize;
+    let rows = store::ledgers::list(app.worker.database.pool()).await?;
+    let after = query.after.unwrap_or_default();
+    let rest: Vec<_> = rows.iter().filter(|row| row.name.as_str() > after.as_str()).collect();
+    let data: Vec<LedgerOutput> = rest
+        .iter()
+        .take(limit)
+        .map(|row| LedgerOutput { name: row.name.to_string(), created_at: Timestamp(row.created_at) })
+        .collect();
+    let next = data.last().filter(|_| rest.len() > limit).map(|last| last.name.clone());
+    Ok(answer(StatusCode::OK, &Page { data, next }, None, false))
+}
+
+/// `PUT /v1/ledgers/{ledger}/assets/{code}`
+pub async fn define_asset(
+    State(app): State<SharedApp>,
+    InPath((name, code)): InPath<(String, String)>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let bytes = body::read(request).await?;
+    let AssetInput { scale } = body::parse(&bytes)?;
+    let ledger = ledger(&app, &name).await?;
+    let code = asset_code(&code).map_err(|detail| Problem::invalid("/path/code", detail))?;
+    let command = Command::DefineAsset { code: code.clone(), scale };
+    let work = Work::Each(smallvec![Item { command, key: None }]);
+    let done = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
+    let status = match done.outcomes.first() {
+        Some(Outcome::Recorded { .. }) => StatusCode::CREATED,
+        Some(Outcome::Unchanged(_)) => StatusCode::OK,
+        Some(Outcome::Refused { refusal, .. }) => return Err(Problem::refused(refusal, &|_| "/scale".to_owned())),
+        _ => return Err(Problem::new(Code::InternalError, "the asset has no outcome")),
+    };
+    Ok(answer(status, &AssetOutput { code: code.to_string(), scale }, Some(done.position), false))
+}
+
+/// `GET /v1/ledgers/{ledger}/assets`
+pub async fn list_assets(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    InQuery(query): InQuery<ListQuery>,
+) -> Result<Response, Problem> {
+    let limit = limit(query.limit)? as usize;
+    let ledger = ledger(&app, &name).await?;
+    // Assets commit with the events that define them: the table is never behind.
+    let assets = store::ledgers::assets(app.worker.database.pool(), ledger.ledger_id).await?;
+    let after = query.after.unwrap_or_default();
+    let rest: Vec<_> = assets.iter().filter(|asset| asset.code.as_str() > after.as_str()).collect();
+    let data: Vec<AssetOutput> = rest
+        .iter()
+        .take(limit)
+        .map(|asset| AssetOutput { code: asset.code.to_string(), scale: asset.scale })
+        .collect();
+    let next = data.last().filter(|_| rest.len() > limit).map(|last| last.code.clone());
+    Ok(answer(StatusCode::OK, &Page { data, next }, Some(ledger.tail.head()), false))
+}

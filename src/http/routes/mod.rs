@@ -1,0 +1,33 @@
+//! One file per noun.
+
+pub mod accounts;
+pub mod events;
+pub mod ledgers;
+pub mod operations;
+pub mod payments;
+pub mod transactions;
+
+use std::sync::Arc;
+
+use super::problem::{Code, Problem};
+use super::{App, wire};
+use crate::cluster::Ledger;
+use crate::ledger::{AccountCode, LedgerName};
+use crate::store;
+
+/// The ledger of a path; one that another worker has just made counts too.
+async fn ledger(app: &App, name: &str) -> Result<Arc<Ledger>, Problem> {
+    if let Some(ledger) = app.worker.ledgers.get(name) {
+        return Ok(ledger);
+    }
+    let unknown = || Problem::new(Code::LedgerNotFound, "there is no such ledger");
+    LedgerName::new(name).map_err(|error| Problem::invalid("/path/ledger", error.to_string()))?;
+    let rows = store::ledgers::list(app.worker.database.pool()).await?;
+    let row = rows.iter().find(|row| row.name.as_str() == name).ok_or_else(unknown)?;
+    Ok(app.worker.ledgers.ensure(row))
+}
+
+/// The account code of a path.
+fn account_code(text: &str) -> Result<AccountCode, Problem> {
+    wire::account_code(text).map_err(|detail| Problem::invalid("/path/code", detail))
+}

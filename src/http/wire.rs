@@ -1,0 +1,454 @@
+//! Requests and answers as JSON; the core's types stay free of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::ledger::amount::ParseAmountError;
+use crate::ledger::{Account, AccountCode, Amount, AssetCode, Event, Fact, Leg, Position, RejectedTransaction, Side, Transaction};
+use crate::store::Shard;
+
+/// An amount as a client writes it: `"1250"` or `1250`. What is neither a
+/// string nor a number is refused with the whole body; a number that is no
+/// amount is the item's own fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AmountInput(pub Result<Amount, ParseAmountError>);
+
+impl<'de> Deserialize<'de> for AmountInput {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The raw text, since a number of 38 digits fits no number type of JSON libraries.
+        let raw = <&RawValue>::deserialize(deserializer)?.get();
+        match raw.as_bytes() {
+            [b'"', ..] => {
+                let text: Cow<'_, str> = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
+                Ok(Self(text.parse()))
+            }
+            [b'-' | b'0'..=b'9', ..] => Ok(Self(raw.parse())),
+            _ => Err(serde::de::Error::custom("an amount is a string or an integer")),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaymentInput<'a> {
+    #[serde(borrow)]
+    pub from: Cow<'a, str>,
+    #[serde(borrow)]
+    pub to: Cow<'a, str>,
+    pub amount: AmountInput,
+    #[serde(borrow)]
+    pub asset: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub reference: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub description: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub metadata: Option<&'a RawValue>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchItemInput<'a> {
+    #[serde(borrow, default)]
+    pub idempotency_key: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub from: Cow<'a, str>,
+    #[serde(borrow)]
+    pub to: Cow<'a, str>,
+    pub amount: AmountInput,
+    #[serde(borrow)]
+    pub asset: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub reference: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub description: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    pub metadata: Option<&'a RawValue>,
+}
+
+impl<'a> BatchItemInput<'a> {
+    pub fn into_parts(self) -> (Option<Cow<'a, str>>, PaymentInput<'a>) {
+        let Self { idempotency_key, from, to, amount, asset, reference, description, metadata } = self;
+        (idempotency_key, PaymentInput { from, to, amount, asset, reference, description, metadata })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PaymentBatchInput<'a> {
+    #[serde(borrow)]
+    pub payments: Vec<BatchItemInput<'a>>,
+    #[serde(default)]
+    pub atomic: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountInput<'a> {
+    #[serde(borrow)]
+    pub code: Cow<'a, str>,
+    #[serde(borrow)]
+    pub asset: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub normal: Option<Cow<'a, str>>,
+    /// Absent is `"0"`; null is no floor.
+    #[serde(default, deserialize_with = "present")]
+    pub min_balance: Option<Option<AmountInput>>,
+    #[serde(default)]
+    pub max_balance: Option<AmountInput>,
+    #[serde(borrow, default)]
+    pub metadata: Option<&'a RawValue>,
+}
+
+/// Tells a null that is there from a field that is not.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<AmountInput>>, D::Error> {
+    Option::<AmountInput>::deserialize(deserializer).map(Some)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountBatchInput<'a> {
+    #[serde(borrow)]
+    pub accounts: Vec<AccountInput<'a>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AssetInput {
+    pub scale: u8,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LedgerInput {}
+
+/// An amount as an answer gives it: always a string.
+#[derive(Clone, Copy, Debug)]
+pub struct AmountText(pub Amount);
+
+impl Serialize for AmountText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(itoa::Buffer::new().format(self.0.get()))
+    }
+}
+
+/// RFC 3339 in UTC with microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Timestamp(pub DateTime<Utc>);
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_rfc3339_opts(SecondsFormat::Micros, true))
+    }
+}
+
+/// A client's JSON object; `{}` when there is none.
+#[derive(Clone, Debug)]
+pub struct Metadata(pub Option<Arc<str>>);
+
+impl Serialize for Metadata {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let json = self.0.as_deref().unwrap_or("{}");
+        let raw: &RawValue = serde_json::from_str(json).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// A list with its cursor.
+#[derive(Debug, Serialize)]
+pub struct Page<T> {
+    pub data: Vec<T>,
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LedgerOutput {
+    pub name: String,
+    pub created_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AssetOutput {
+    pub code: String,
+    pub scale: u8,
+}
+
+#[derive(Debug, Serialize)]
+pub struct AccountOutput {
+    pub code: String,
+    pub asset: String,
+    pub normal: &'static str,
+    pub status: &'static str,
+    pub min_balance: Option<AmountText>,
+    pub max_balance: Option<AmountText>,
+    pub metadata: Metadata,
+    pub shard: Shard,
+    pub balance: BalanceOutput,
+    pub opened_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+pub struct BalanceOutput {
+    pub posted: AmountText,
+    pub pending_in: AmountText,
+    pub pending_out: AmountText,
+    pub available: AmountText,
+    pub debits_posted: AmountText,
+    pub credits_posted: AmountText,
+    pub version: u64,
+    pub position: Position,
+}
+
+impl AccountOutput {
+    pub fn new(account: &Account, shard: Shard) -> Self {
+        let (balance, normal) = (&account.balance, account.normal);
+        Self {
+            code: account.code.to_string(),
+            asset: account.asset.to_string(),
+            normal: normal.as_str(),
+            status: account.status.as_str(),
+            min_balance: account.limits.min_balance.map(AmountText),
+            max_balance: account.limits.max_balance.map(AmountText),
+            metadata: Metadata(account.metadata.clone()),
+            shard,
+            balance: BalanceOutput {
+                posted: AmountText(balance.posted(normal)),
+                pending_in: AmountText(balance.pending_in(normal)),
+                pending_out: AmountText(balance.pending_out(normal)),
+                available: AmountText(balance.available(normal)),
+                debits_posted: AmountText(balance.debits_posted),
+                credits_posted: AmountText(balance.credits_posted),
+                version: balance.version,
+                position: balance.position,
+            },
+            opened_at: Timestamp(account.opened_at),
+        }
+    }
+}
+
+/// A posted payment.
+#[derive(Debug, Serialize)]
+pub struct PaymentOutput<'a> {
+    pub id: Uuid,
+    pub r#type: &'static str,
+    pub status: &'static str,
+    pub from: &'a str,
+    pub to: &'a str,
+    pub amount: AmountText,
+    pub asset: &'a str,
+    pub reference: Option<&'a str>,
+    pub description: Option<&'a str>,
+    pub metadata: Metadata,
+    pub balances: BalancesAfter<'a>,
+    pub position: Position,
+    pub recorded_at: Timestamp,
+    pub effective_at: Timestamp,
+}
+
+/// The balances that a transaction left behind, by account.
+#[derive(Debug)]
+pub struct BalancesAfter<'a>(&'a [Leg]);
+
+#[derive(Serialize)]
+struct BalanceAfter {
+    posted: AmountText,
+    available: AmountText,
+    version: u64,
+}
+
+impl Serialize for BalancesAfter<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (index, leg) in self.0.iter().enumerate() {
+            // An account with several legs counts with its last one.
+            if self.0[index + 1..].iter().any(|later| later.account_id == leg.account_id) {
+                continue;
+            }
+            let after = BalanceAfter {
+                posted: AmountText(leg.after.posted(leg.normal)),
+                available: AmountText(leg.after.available(leg.normal)),
+                version: leg.after.version,
+            };
+            map.serialize_entry(leg.account.as_str(), &after)?;
+        }
+        map.end()
+    }
+}
+
+impl<'a> PaymentOutput<'a> {
+    /// `None` when the event is no posted transaction with two legs.
+    pub fn new(event: &'a Event) -> Option<Self> {
+        let Fact::TransactionPosted(transaction) = &event.fact else { return None };
+        let leg = |side: Side| transaction.legs.iter().find(move |leg| leg.side == side);
+        let (debit, credit) = (leg(Side::Debit)?, leg(Side::Credit)?);
+        Some(Self {
+            id: event.transaction_id?,
+            r#type: transaction.kind.as_str(),
+            status: "posted",
+            from: debit.account.as_str(),
+            to: credit.account.as_str(),
+            amount: AmountText(debit.amount),
+            asset: debit.asset.as_str(),
+            reference: transaction.reference.as_deref(),
+            description: transaction.description.as_deref(),
+            metadata: Metadata(transaction.metadata.clone()),
+            balances: BalancesAfter(&transaction.legs),
+            position: event.position,
+            recorded_at: Timestamp(event.recorded_at),
+            effective_at: Timestamp(event.effective_at),
+        })
+    }
+}
+
+/// A transaction with all its legs, posted or rejected.
+#[derive(Debug, Serialize)]
+pub struct TransactionOutput {
+    pub id: Uuid,
+    pub r#type: &'static str,
+    pub status: &'static str,
+    /// Code of the rule that declined it; null when posted.
+    pub reason: Option<&'static str>,
+    pub legs: Vec<LegOutput>,
+    pub reference: Option<Arc<str>>,
+    pub description: Option<Arc<str>>,
+    pub metadata: Metadata,
+    pub idempotency_key: Option<Arc<str>>,
+    pub position: Position,
+    pub recorded_at: Timestamp,
+    pub effective_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+pub struct LegOutput {
+    pub account: String,
+    pub side: &'static str,
+    pub amount: AmountText,
+    pub asset: String,
+    /// The account's posted balance after the leg; null when rejected.
+    pub balance_after: Option<AmountText>,
+    pub version: Option<u64>,
+}
+
+impl TransactionOutput {
+    /// `None` when the event is no transaction.
+    pub fn new(event: &Event) -> Option<Self> {
+        match &event.fact {
+            Fact::TransactionPosted(transaction) => Self::posted(event, transaction),
+            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => Self::rejected(event, rejected),
+            Fact::AssetDefined { .. } | Fact::AccountOpened { .. } => None,
+        }
+    }
+
+    fn posted(event: &Event, transaction: &Transaction) -> Option<Self> {
+        let leg = |leg: &Leg| LegOutput {
+            account: leg.account.to_string(),
+            side: leg.side.as_str(),
+            amount: AmountText(leg.amount),
+            asset: leg.asset.to_string(),
+            balance_after: Some(AmountText(leg.after.posted(leg.normal))),
+            version: Some(leg.after.version),
+        };
+        Some(Self {
+            id: event.transaction_id?,
+            r#type: transaction.kind.as_str(),
+            status: "posted",
+            reason: None,
+            legs: transaction.legs.iter().map(leg).collect(),
+            reference: transaction.reference.clone(),
+            description: transaction.description.clone(),
+            metadata: Metadata(transaction.metadata.clone()),
+            idempotency_key: event.idempotency_key.clone(),
+            position: event.position,
+            recorded_at: Timestamp(event.recorded_at),
+            effective_at: Timestamp(event.effective_at),
+        })
+    }
+
+    fn rejected(event: &Event, rejected: &RejectedTransaction) -> Option<Self> {
+        let request = &rejected.request;
+        let leg = |leg: &crate::ledger::LegRequest| LegOutput {
+            account: leg.account.to_string(),
+            side: leg.side.as_str(),
+            amount: AmountText(leg.amount),
+            asset: leg.asset.to_string(),
+            balance_after: None,
+            version: None,
+        };
+        Some(Self {
+            id: event.transaction_id?,
+            r#type: request.kind.as_str(),
+            status: "rejected",
+            reason: Some(rejected.reason.code()),
+            legs: request.legs.iter().map(leg).collect(),
+            reference: request.reference.clone(),
+            description: request.description.clone(),
+            metadata: Metadata(request.metadata.clone()),
+            idempotency_key: event.idempotency_key.clone(),
+            position: event.position,
+            recorded_at: Timestamp(event.recorded_at),
+            effective_at: Timestamp(event.effective_at),
+        })
+    }
+}
+
+/// A line of a statement.
+#[derive(Debug, Serialize)]
+pub struct EntryOutput {
+    pub position: Position,
+    pub transaction_id: Uuid,
+    pub side: String,
+    pub amount: AmountText,
+    pub balance_after: AmountText,
+    pub version: u64,
+    pub reference: Option<String>,
+    pub effective_at: Timestamp,
+    pub recorded_at: Timestamp,
+}
+
+/// A row of the log.
+#[derive(Debug, Serialize)]
+pub struct EventOutput {
+    pub position: Position,
+    pub r#type: String,
+    pub schema_version: i16,
+    pub transaction_id: Option<Uuid>,
+    pub idempotency_key: Option<String>,
+    pub payload: Box<RawValue>,
+    pub recorded_at: Timestamp,
+    pub effective_at: Timestamp,
+}
+
+/// Names, checked; the pointer says which field is wrong.
+pub fn account_code(text: &str) -> Result<AccountCode, String> {
+    AccountCode::new(text).map_err(|error| error.to_string())
+}
+
+pub fn asset_code(text: &str) -> Result<AssetCode, String> {
+    AssetCode::new(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_strings_or_integers() {
+        let parse = |json: &str| serde_json::from_str::<AmountInput>(json).map(|input| input.0);
+        assert_eq!(parse(r#""1250""#).unwrap().unwrap(), Amount::from(1250));
+        assert_eq!(parse("1250").unwrap().unwrap(), Amount::from(1250));
+        assert_eq!(parse(&"9".repeat(38)).unwrap().unwrap(), Amount::MAX);
+        assert!(parse(&"9".repeat(39)).unwrap().is_err());
+        for number in ["1.5", "1e3", "1E400", r#""""#, r#""1,5""#, r#""NaN""#] {
+            assert!(parse(number).unwrap().is_err(), "{number}");
+        }
+        for other in ["true", "null", "{}", "[1]"] {
+            assert!(parse(other).is_err(), "{other}");
+        }
+    }
+}
