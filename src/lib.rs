@@ -1,3 +1,5 @@
 //! Steelyard: an event-sourced payments ledger on PostgreSQL.
 
 #![forbid(unsafe_code)]
+
+pub mod cli;
