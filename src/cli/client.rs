@@ -546,7 +546,7 @@ impl ClientError {
             ClientError::OutcomeUnknown { .. } => true,
             // 502 and 504 come from a load balancer whose worker went away.
             ClientError::Problem(_) | ClientError::Unexpected { .. } => {
-                matches!(self.status(), Some(502 | 503 | 504))
+                matches!(self.status(), Some(502..=504))
             }
         }
     }
@@ -560,7 +560,7 @@ impl ClientError {
             ClientError::Unreachable { .. } => false,
             ClientError::Problem(_) | ClientError::Unexpected { .. } => self
                 .status()
-                .is_none_or(|status| status != 503 && (status < 400 || status >= 500)),
+                .is_none_or(|status| status != 503 && !(400..500).contains(&status)),
         }
     }
 

@@ -78,7 +78,7 @@ impl CeilingProbe {
             })
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-            Ok(result) => result.map_err(|error| format!("{error:#}")),
+            Ok(result) => result.map_err(|error| reason(&error)),
             Err(_) => Err(format!(
                 "no database connection within {} s",
                 CONNECT_TIMEOUT.as_secs()
@@ -93,7 +93,7 @@ impl CeilingProbe {
         // The session's end releases the advisory lock, however it ends.
         let _ = self.connection.close().await;
         result.unwrap_or_else(|error| Ceiling::NotMeasured {
-            reason: format!("{error:#}"),
+            reason: reason(&error),
         })
     }
 
@@ -154,6 +154,18 @@ impl CeilingProbe {
             rounds_rows_per_second,
         })
     }
+}
+
+/// The chain of causes on one line. Some of them repeat their own cause, which is then left out.
+fn reason(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            let separator = if text.is_empty() { "" } else { ": " };
+            text = text + separator + &cause;
+        }
+    }
+    text
 }
 
 async fn last_position(connection: &mut PgConnection, ledger_id: i32) -> anyhow::Result<i64> {

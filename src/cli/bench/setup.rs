@@ -161,8 +161,8 @@ mod tests {
             chunks(12_001).collect::<Vec<_>>(),
             [1..5_001, 5_001..10_001, 10_001..12_002]
         );
-        assert_eq!(chunks(5_000).collect::<Vec<_>>(), [1..5_001]);
-        assert_eq!(chunks(2).collect::<Vec<_>>(), [1..3]);
+        assert!(chunks(5_000).eq(std::iter::once(1..5_001)));
+        assert!(chunks(2).eq(std::iter::once(1..3)));
     }
 
     #[test]
