@@ -90,8 +90,7 @@ mod tests {
     fn ids_sort_by_time() {
         let mut ids = IdSource::seeded(7);
         let start = DateTime::from_timestamp_micros(1_800_000_000_000_000).unwrap();
-        let made: Vec<Uuid> =
-            (0..5_000).map(|i| ids.next(start + chrono::Duration::microseconds(i))).collect();
+        let made: Vec<Uuid> = (0..5_000).map(|i| ids.next(start + chrono::Duration::microseconds(i))).collect();
         assert!(made.is_sorted());
         assert!(made.iter().all(|id| id.get_version_num() == 7));
     }

@@ -67,9 +67,8 @@ const STOP_WAIT: Duration = Duration::from_secs(180);
 const PG_CTL_GRACE: Duration = Duration::from_secs(15);
 
 /// How long another process may hold the startup lock: it stops a server, initialises a cluster and starts it.
-const STARTUP_LOCK_WAIT: Duration = Duration::from_secs(
-    STOP_WAIT.as_secs() + INITIALISE_WAIT.as_secs() + START_WAIT.as_secs() + 60,
-);
+const STARTUP_LOCK_WAIT: Duration =
+    Duration::from_secs(STOP_WAIT.as_secs() + INITIALISE_WAIT.as_secs() + START_WAIT.as_secs() + 60);
 
 /// How long the lock of users may be busy while we hold the startup lock. Only a dying process is ever in the way.
 const USERS_LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -135,16 +134,11 @@ impl EmbeddedPg {
         let cluster_major = files.cluster_major()?;
         let installation = Installation::find_for(
             &files.account,
-            cluster_major
-                .as_deref()
-                .map(|major| (files.cluster.as_path(), major)),
+            cluster_major.as_deref().map(|major| (files.cluster.as_path(), major)),
             &Surroundings::of_this_process(&files.account).await,
         )
         .await?;
-        let server = Server {
-            files,
-            installation,
-        };
+        let server = Server { files, installation };
         tracing::info!(
             version = %server.installation.version(),
             programs = %server.installation.bin_dir().display(),
@@ -282,20 +276,11 @@ impl Server {
     /// Makes the cluster beside its place and moves it there when it is complete, so that a crash in the middle leaves
     /// no half-made cluster.
     async fn initialise(&self) -> Result<(), Error> {
-        let Files {
-            data_dir,
-            cluster,
-            account,
-            ..
-        } = &self.files;
+        let Files { data_dir, cluster, account, .. } = &self.files;
         tracing::info!(cluster = %cluster.display(), "initialising the built-in PostgreSQL");
         for entry in fs::read_dir(data_dir).at("list", data_dir)? {
             let leftover = entry.at("list", data_dir)?;
-            if leftover
-                .file_name()
-                .as_encoded_bytes()
-                .starts_with(INITIALISING.as_bytes())
-            {
+            if leftover.file_name().as_encoded_bytes().starts_with(INITIALISING.as_bytes()) {
                 let leftover = leftover.path();
                 fs::remove_dir_all(&leftover).at("remove", &leftover)?;
             }
@@ -317,9 +302,7 @@ impl Server {
         .to_vec();
         args.push(format!("--username={USER}"));
         args.push(format!("--pgdata={}", unfinished.display()));
-        account
-            .run(&self.program("initdb"), args, INITIALISE_WAIT)
-            .await?;
+        account.run(&self.program("initdb"), args, INITIALISE_WAIT).await?;
 
         let configuration = unfinished.join("postgresql.conf");
         OpenOptions::new()
@@ -331,9 +314,7 @@ impl Server {
             })
             .at("write", &configuration)?;
         fs::rename(&unfinished, cluster).at("move the new cluster to", cluster)?;
-        File::open(data_dir)
-            .and_then(|dir| dir.sync_all())
-            .at("sync", data_dir)
+        File::open(data_dir).and_then(|dir| dir.sync_all()).at("sync", data_dir)
     }
 
     /// Waits for a server that is starting or stopping, and starts one if there is none.
@@ -347,13 +328,7 @@ impl Server {
     }
 
     async fn launch(&self) -> Result<(), Error> {
-        let Files {
-            cluster,
-            socket_dir,
-            log,
-            account,
-            ..
-        } = &self.files;
+        let Files { cluster, socket_dir, log, account, .. } = &self.files;
         account.private_dir(socket_dir)?;
         postmaster::remove_remains(cluster, socket_dir, settings::PORT)?;
         self.write_settings()?;
@@ -377,9 +352,7 @@ impl Server {
         loop {
             let log_bytes_before = fs::metadata(log).map_or(0, |metadata| metadata.len());
             // pg_ctl puts the server into a session of its own, and its output into the log.
-            let started = account
-                .run(&self.program("pg_ctl"), &args, START_WAIT + PG_CTL_GRACE)
-                .await;
+            let started = account.run(&self.program("pg_ctl"), &args, START_WAIT + PG_CTL_GRACE).await;
             let Err(failure) = started else {
                 tracing::info!(
                     socket_dir = %socket_dir.display(),
@@ -397,15 +370,8 @@ impl Server {
             let other = Postmaster::find(cluster)?.is_some();
             let orphans = tail.contains("pre-existing shared memory block");
             if !(other || orphans) || began.elapsed() > ORPHANS_WAIT {
-                let tail = if tail.is_empty() {
-                    failure.to_string()
-                } else {
-                    tail
-                };
-                return Err(Error::DidNotStart {
-                    log: log.clone(),
-                    tail,
-                });
+                let tail = if tail.is_empty() { failure.to_string() } else { tail };
+                return Err(Error::DidNotStart { log: log.clone(), tail });
             }
             if other && self.wait_until_ready().await? {
                 return Ok(());
@@ -446,11 +412,7 @@ impl Server {
             format!("--mode={mode}"),
             format!("--pgdata={}", self.files.cluster.display()),
         ];
-        let stopped = self
-            .files
-            .account
-            .run(&self.program("pg_ctl"), args, STOP_WAIT + PG_CTL_GRACE)
-            .await;
+        let stopped = self.files.account.run(&self.program("pg_ctl"), args, STOP_WAIT + PG_CTL_GRACE).await;
         // That it ended by itself meanwhile is no failure.
         if let Err(failure) = stopped
             && Postmaster::find(&self.files.cluster)?.is_some()
@@ -490,11 +452,7 @@ impl Server {
             );
             return Ok(());
         }
-        tracing::warn!(
-            running,
-            installed,
-            "PostgreSQL was upgraded under the running built-in server; restarting it"
-        );
+        tracing::warn!(running, installed, "PostgreSQL was upgraded under the running built-in server; restarting it");
         self.stop("fast").await?;
         self.launch().await
     }
@@ -506,28 +464,22 @@ impl Server {
         let work = async {
             let options: sqlx::postgres::PgConnectOptions = self.url_of("postgres").parse()?;
             let mut connection = options.connect().await?;
-            let exists: bool =
-                sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
-                    .bind(DATABASE)
-                    .fetch_one(&mut connection)
-                    .await?;
-            if !exists {
-                sqlx::query(
-                    "CREATE DATABASE steelyard TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'",
-                )
-                .execute(&mut connection)
+            let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+                .bind(DATABASE)
+                .fetch_one(&mut connection)
                 .await?;
+            if !exists {
+                sqlx::query("CREATE DATABASE steelyard TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C'")
+                    .execute(&mut connection)
+                    .await?;
                 tracing::info!(database = DATABASE, "created the database");
             }
             connection.close().await?;
             Ok(())
         };
-        timeout(ANSWER_WAIT, work).await.unwrap_or_else(|_| {
-            Err(Error::NoAnswer {
-                socket_dir: self.files.socket_dir.clone(),
-                limit: ANSWER_WAIT,
-            })
-        })
+        timeout(ANSWER_WAIT, work)
+            .await
+            .unwrap_or_else(|_| Err(Error::NoAnswer { socket_dir: self.files.socket_dir.clone(), limit: ANSWER_WAIT }))
     }
 }
 
@@ -588,9 +540,7 @@ impl Files {
             Err(error) => return Err(error).at("list", &self.cluster),
         };
         if !empty {
-            return Err(Error::NotACluster {
-                path: self.cluster.clone(),
-            });
+            return Err(Error::NotACluster { path: self.cluster.clone() });
         }
         Ok(None)
     }
@@ -601,12 +551,7 @@ impl Files {
             let previous = self.data_dir.join("postgres.log.1");
             fs::rename(&self.log, &previous).at("rotate", &self.log)?;
         }
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&self.log)
-            .at("create", &self.log)?;
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&self.log).at("create", &self.log)?;
         self.account.own(&self.log)
     }
 
@@ -615,12 +560,9 @@ impl Files {
         let read = || -> io::Result<String> {
             let mut file = File::open(&self.log)?;
             let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(
-                log_bytes_before.max(end.saturating_sub(LOG_TAIL_BYTES_MAX as u64)),
-            ))?;
+            file.seek(SeekFrom::Start(log_bytes_before.max(end.saturating_sub(LOG_TAIL_BYTES_MAX as u64))))?;
             let mut bytes = Vec::new();
-            file.take(LOG_TAIL_BYTES_MAX as u64)
-                .read_to_end(&mut bytes)?;
+            file.take(LOG_TAIL_BYTES_MAX as u64).read_to_end(&mut bytes)?;
             Ok(String::from_utf8_lossy(&bytes).into_owned())
         };
         let text = read().unwrap_or_default();
@@ -631,13 +573,8 @@ impl Files {
 /// Refuses a path that PostgreSQL's own tools would take apart: `pg_ctl` puts it between double quotes in a shell
 /// command, and `postmaster.pid` has one to a line.
 fn check_usable(dir: &Path) -> Result<(), Error> {
-    let unusable = |reason| Error::UnusablePath {
-        dir: dir.to_owned(),
-        reason,
-    };
-    let text = dir
-        .to_str()
-        .ok_or_else(|| unusable("its name is not UTF-8"))?;
+    let unusable = |reason| Error::UnusablePath { dir: dir.to_owned(), reason };
+    let text = dir.to_str().ok_or_else(|| unusable("its name is not UTF-8"))?;
     if text.is_empty() {
         return Err(unusable("its name is empty"));
     }

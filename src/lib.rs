@@ -8,15 +8,17 @@
 
 #![forbid(unsafe_code)]
 
-pub mod ledger;
-pub mod metadata;
-pub mod store;
-pub mod sequencer;
-pub mod projector;
+pub mod cli;
 pub mod cluster;
 pub mod http;
+pub mod ledger;
+pub mod metadata;
+pub mod projector;
+pub mod sequencer;
+pub mod store;
 
 pub mod clock;
+pub mod config;
 pub mod embedded_pg;
 pub mod failpoint;
 pub mod shard;

@@ -67,7 +67,9 @@ impl Session {
                     self.lose_all(&held, &ended);
                     match ended {
                         Ended::Stopped => return self.leave(held).await,
-                        Ended::Lost(error) => tracing::warn!(%error, "the claims connection is lost; all claims with it"),
+                        Ended::Lost(error) => {
+                            tracing::warn!(%error, "the claims connection is lost; all claims with it")
+                        }
                         Ended::Deposed(unit) => tracing::warn!(?unit, "another worker took over; rejoining"),
                     }
                     // Dropping the connection ends the session, and with it the locks.
@@ -264,7 +266,9 @@ impl Session {
 fn replace(claim: &watch::Sender<ClaimState>, state: ClaimState) {
     let unchanged = matches!(
         (&*claim.borrow(), &state),
-        (ClaimState::Standby, ClaimState::Standby) | (ClaimState::Waiting, ClaimState::Waiting) | (ClaimState::Stopped, _)
+        (ClaimState::Standby, ClaimState::Standby)
+            | (ClaimState::Waiting, ClaimState::Waiting)
+            | (ClaimState::Stopped, _)
     );
     if unchanged {
         return;

@@ -30,11 +30,7 @@ pub fn default_data_dir() -> Result<PathBuf, Error> {
         return Ok(PathBuf::from("/var/lib/steelyard"));
     }
     // The XDG specification has relative paths ignored.
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
         .map(|base| base.join("steelyard"))
@@ -65,19 +61,10 @@ impl ServerAccount {
             if let Some((owner, _)) = owner
                 && owner != uid
             {
-                return Err(Error::Owner {
-                    path: cluster.to_owned(),
-                    owner,
-                    ours: uid,
-                });
+                return Err(Error::Owner { path: cluster.to_owned(), owner, ours: uid });
             }
             let name = std::env::var("USER").unwrap_or_else(|_| uid.to_string());
-            return Ok(Self {
-                name,
-                uid,
-                gid,
-                switch: false,
-            });
+            return Ok(Self { name, uid, gid, switch: false });
         }
         let passwd = Path::new("/etc/passwd");
         let users = fs::read_to_string(passwd).at("read", passwd)?;
@@ -85,23 +72,13 @@ impl ServerAccount {
             && uid != 0
         {
             let name = name_of(&users, uid).unwrap_or_else(|| uid.to_string());
-            return Ok(Self {
-                name,
-                uid,
-                gid,
-                switch: true,
-            });
+            return Ok(Self { name, uid, gid, switch: true });
         }
         SERVER_USERS
             .iter()
             .find_map(|name| {
                 let (uid, gid) = ids_of(&users, name)?;
-                Some(Self {
-                    name: (*name).to_owned(),
-                    uid,
-                    gid,
-                    switch: true,
-                })
+                Some(Self { name: (*name).to_owned(), uid, gid, switch: true })
             })
             .ok_or(Error::NoServerAccount)
     }
@@ -114,16 +91,10 @@ impl ServerAccount {
     /// Makes the data directory, after making sure that the server's user will be able to enter it, and resolves it.
     pub(super) fn prepare_data_dir(&self, data_dir: &Path) -> Result<PathBuf, Error> {
         let wanted = std::path::absolute(data_dir).at("resolve", data_dir)?;
-        let existing = wanted
-            .ancestors()
-            .find(|dir| dir.exists())
-            .unwrap_or(Path::new("/"));
+        let existing = wanted.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
         // The checks come before the first directory is made, so that a refusal leaves nothing behind.
         self.check_reach(&wanted, &existing.canonicalize().at("resolve", existing)?)?;
-        let missing: Vec<&Path> = wanted
-            .ancestors()
-            .take_while(|dir| *dir != existing)
-            .collect();
+        let missing: Vec<&Path> = wanted.ancestors().take_while(|dir| *dir != existing).collect();
         for dir in missing.into_iter().rev() {
             // As root the server's user must pass through, whatever our umask; otherwise nobody else need come in.
             let mode = if self.switch { 0o755 } else { 0o700 };
@@ -141,10 +112,7 @@ impl ServerAccount {
             return Ok(());
         }
         if resolved.starts_with("/root") || wanted.starts_with("/root") {
-            return Err(Error::UnderRoot {
-                dir: wanted.to_owned(),
-                user: self.name.clone(),
-            });
+            return Err(Error::UnderRoot { dir: wanted.to_owned(), user: self.name.clone() });
         }
         for dir in resolved.ancestors() {
             if !self.may_enter(&fs::metadata(dir).at("look at", dir)?) {
@@ -186,11 +154,7 @@ impl ServerAccount {
         }
         // As root, one of root's is one of ours: made a moment ago, or before a crash.
         if found.uid() != self.uid && !(self.switch && found.uid() == 0) {
-            return Err(Error::Owner {
-                path: dir.to_owned(),
-                owner: found.uid(),
-                ours: self.uid,
-            });
+            return Err(Error::Owner { path: dir.to_owned(), owner: found.uid(), ours: self.uid });
         }
         fs::set_permissions(dir, Permissions::from_mode(0o700)).at("set the mode of", dir)?;
         self.own(dir)
@@ -237,10 +201,7 @@ impl ServerAccount {
         }
         let output = timeout(limit, command.output())
             .await
-            .map_err(|_| Error::ProgramTimeout {
-                program: program.to_owned(),
-                limit,
-            })?
+            .map_err(|_| Error::ProgramTimeout { program: program.to_owned(), limit })?
             .at("run", program)?;
         let printed = String::from_utf8_lossy(&output.stdout);
         if output.status.success() {
@@ -311,12 +272,7 @@ mod tests {
 
     #[test]
     fn root_may_not_keep_the_data_where_the_server_cannot_go() {
-        let account = ServerAccount {
-            name: "postgres".into(),
-            uid: 101,
-            gid: 104,
-            switch: true,
-        };
+        let account = ServerAccount { name: "postgres".into(), uid: 101, gid: 104, switch: true };
         let under_root = Path::new("/root/ledger/data");
         let error = account.check_reach(under_root, Path::new("/")).unwrap_err();
         assert!(matches!(error, Error::UnderRoot { .. }), "{error}");
@@ -325,10 +281,7 @@ mod tests {
         fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).unwrap();
         let wanted = closed.path().join("data");
         let error = account.prepare_data_dir(&wanted).unwrap_err();
-        assert!(
-            matches!(&error, Error::NotTraversable { blocked_at, .. } if blocked_at == closed.path()),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::NotTraversable { blocked_at, .. } if blocked_at == closed.path()), "{error}");
         assert!(!wanted.exists(), "a refusal leaves nothing behind");
     }
 
@@ -344,15 +297,9 @@ mod tests {
             switch: false,
         };
         assert!(account.private_dir(&link).is_err());
-        let stranger = ServerAccount {
-            uid: account.uid + 1,
-            ..account.clone()
-        };
+        let stranger = ServerAccount { uid: account.uid + 1, ..account.clone() };
         let ours = dir.path().join("ours");
         account.private_dir(&ours).unwrap();
-        assert!(matches!(
-            stranger.private_dir(&ours),
-            Err(Error::Owner { .. })
-        ));
+        assert!(matches!(stranger.private_dir(&ours), Err(Error::Owner { .. })));
     }
 }

@@ -35,11 +35,7 @@ pub enum Error {
          (both can be installed at once), or convert the data with pg_upgrade",
         cluster = .cluster.display()
     )]
-    MajorVersion {
-        cluster: PathBuf,
-        cluster_major: String,
-        installed: String,
-    },
+    MajorVersion { cluster: PathBuf, cluster_major: String, installed: String },
 
     #[error(
         "PostgreSQL refuses to run as root, and /etc/passwd has neither a `postgres` nor a `nobody` user to run it as: \
@@ -53,11 +49,7 @@ pub enum Error {
          or let others pass through with `chmod o+x {blocked_at}`",
         dir = .dir.display(), blocked_at = .blocked_at.display()
     )]
-    NotTraversable {
-        dir: PathBuf,
-        blocked_at: PathBuf,
-        user: String,
-    },
+    NotTraversable { dir: PathBuf, blocked_at: PathBuf, user: String },
 
     #[error(
         "the built-in database cannot live in {dir}: it is under /root, which is closed to the user `{user}` \
@@ -71,11 +63,7 @@ pub enum Error {
          start Steelyard as that user or as root, or choose another data directory",
         path = .path.display()
     )]
-    Owner {
-        path: PathBuf,
-        owner: u32,
-        ours: u32,
-    },
+    Owner { path: PathBuf, owner: u32, ours: u32 },
 
     #[error("the data directory {dir:?} cannot be used: {reason}")]
     UnusablePath { dir: PathBuf, reason: &'static str },
@@ -87,9 +75,7 @@ pub enum Error {
     )]
     NotACluster { path: PathBuf },
 
-    #[error(
-        "no place for the data: neither XDG_DATA_HOME nor HOME is set. Set one, or give a data directory"
-    )]
+    #[error("no place for the data: neither XDG_DATA_HOME nor HOME is set. Set one, or give a data directory")]
     NoHome,
 
     #[error(
@@ -100,11 +86,7 @@ pub enum Error {
     LockTimeout { path: PathBuf, limit: Duration },
 
     #[error("{program} failed ({status}): {output}", program = .program.display())]
-    Program {
-        program: PathBuf,
-        status: String,
-        output: String,
-    },
+    Program { program: PathBuf, status: String, output: String },
 
     #[error("{program} did not finish within {limit:?}", program = .program.display())]
     ProgramTimeout { program: PathBuf, limit: Duration },
@@ -119,20 +101,13 @@ pub enum Error {
         "the built-in PostgreSQL was still {state} after {limit:?}; its log is {log}",
         log = .log.display()
     )]
-    NotReady {
-        state: String,
-        limit: Duration,
-        log: PathBuf,
-    },
+    NotReady { state: String, limit: Duration, log: PathBuf },
 
     #[error(
         "the built-in PostgreSQL runs but does not answer on its socket in {socket_dir} within {limit:?}",
         socket_dir = .socket_dir.display()
     )]
-    NoAnswer {
-        socket_dir: PathBuf,
-        limit: Duration,
-    },
+    NoAnswer { socket_dir: PathBuf, limit: Duration },
 
     #[error("the built-in PostgreSQL refused to prepare its database")]
     Database(#[from] sqlx::Error),
@@ -154,11 +129,7 @@ pub(super) trait At<T> {
 
 impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
     fn at(self, action: &'static str, path: &Path) -> Result<T, Error> {
-        self.map_err(|error| Error::Io {
-            action,
-            path: path.to_owned(),
-            reason: error.into(),
-        })
+        self.map_err(|error| Error::Io { action, path: path.to_owned(), reason: error.into() })
     }
 }
 

@@ -42,12 +42,7 @@ impl Installation {
     /// A `STEELYARD_PG_BIN_DIR` that does not do is an error: whoever set it wants that one and no other.
     pub async fn find() -> Result<Self, Error> {
         let account = ServerAccount::choose(Path::new("/nonexistent"))?;
-        Self::find_for(
-            &account,
-            None,
-            &Surroundings::of_this_process(&account).await,
-        )
-        .await
+        Self::find_for(&account, None, &Surroundings::of_this_process(&account).await).await
     }
 
     /// The same, as the user that will run the server, and of the cluster's major version where there is a cluster.
@@ -64,10 +59,7 @@ impl Installation {
             let found = match Self::at(account, &bin_dir).await {
                 Ok(found) => found,
                 Err(reason) if surroundings.bin_dir.is_some() => {
-                    return Err(Error::BinDir {
-                        dir: bin_dir,
-                        reason,
-                    });
+                    return Err(Error::BinDir { dir: bin_dir, reason });
                 }
                 Err(reason) => {
                     tried.push(format!("{}: {reason}", bin_dir.display()));
@@ -106,18 +98,11 @@ impl Installation {
             .run(&bin_dir.join("postgres"), ["--version"], VERSION_WAIT)
             .await
             .map_err(|error| format!("as user `{}`, {error}", account.name()))?;
-        let version = Version::parse(&text)
-            .ok_or_else(|| format!("cannot read a version in {:?}", text.trim()))?;
+        let version = Version::parse(&text).ok_or_else(|| format!("cannot read a version in {:?}", text.trim()))?;
         if version.major < OLDEST_MAJOR {
-            return Err(format!(
-                "{} is too old, {OLDEST_MAJOR} is needed",
-                version.text
-            ));
+            return Err(format!("{} is too old, {OLDEST_MAJOR} is needed", version.text));
         }
-        Ok(Self {
-            bin_dir: bin_dir.to_owned(),
-            version,
-        })
+        Ok(Self { bin_dir: bin_dir.to_owned(), version })
     }
 
     /// The directory of the programs.
@@ -142,10 +127,7 @@ impl Version {
         let text = text.trim();
         let number = text.split_whitespace().nth(2)?;
         let digits = number.split(|c: char| !c.is_ascii_digit()).next()?;
-        Some(Self {
-            major: digits.parse().ok()?,
-            text: text.to_owned(),
-        })
+        Some(Self { major: digits.parse().ok()?, text: text.to_owned() })
     }
 }
 
@@ -170,13 +152,9 @@ pub(super) struct Surroundings {
 
 impl Surroundings {
     pub(super) async fn of_this_process(account: &ServerAccount) -> Self {
-        let asked = account
-            .run(Path::new("pg_config"), ["--bindir"], VERSION_WAIT)
-            .await;
+        let asked = account.run(Path::new("pg_config"), ["--bindir"], VERSION_WAIT).await;
         Self {
-            bin_dir: std::env::var_os("STEELYARD_PG_BIN_DIR")
-                .filter(|dir| !dir.is_empty())
-                .map(PathBuf::from),
+            bin_dir: std::env::var_os("STEELYARD_PG_BIN_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from),
             pg_config: asked.ok().map(|dir| PathBuf::from(dir.trim())),
             root: PathBuf::from("/"),
             path: std::env::var_os("PATH"),
@@ -255,21 +233,14 @@ impl StartedFrom {
         Ok(Self {
             version: installation.version.text.clone(),
             inode: metadata.ino(),
-            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
+            modified_ns: i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec()),
             bytes: metadata.len(),
             binary,
         })
     }
 
     pub(super) fn write(&self, record: &Path) -> Result<(), Error> {
-        let Self {
-            version,
-            binary,
-            inode,
-            modified_ns,
-            bytes,
-        } = self;
+        let Self { version, binary, inode, modified_ns, bytes } = self;
         let text = format!(
             "version={version}\nbinary={}\ninode={inode}\nmodified_ns={modified_ns}\nbytes={bytes}\n",
             binary.display()
@@ -280,10 +251,7 @@ impl StartedFrom {
     /// Reads the record; `None` when there is none, or none that can be read, and so nothing to compare with.
     pub(super) fn read(record: &Path) -> Option<Self> {
         let text = fs::read_to_string(record).ok()?;
-        let field = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-        };
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         Some(Self {
             version: field("version")?.to_owned(),
             binary: PathBuf::from(field("binary")?),
@@ -302,10 +270,8 @@ impl StartedFrom {
     /// It looks at the recorded path: that another process prefers another installation is no upgrade.
     pub(super) fn is_replaced(&self) -> bool {
         fs::metadata(&self.binary).map_or(true, |metadata| {
-            let modified_ns =
-                i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-            (metadata.ino(), modified_ns, metadata.len())
-                != (self.inode, self.modified_ns, self.bytes)
+            let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+            (metadata.ino(), modified_ns, metadata.len()) != (self.inode, self.modified_ns, self.bytes)
         })
     }
 }
@@ -317,16 +283,9 @@ mod tests {
     #[test]
     fn versions_are_read_as_packagers_write_them() {
         let check = |text: &str, major: Option<u32>| {
-            assert_eq!(
-                Version::parse(text).map(|version| version.major),
-                major,
-                "{text:?}"
-            );
+            assert_eq!(Version::parse(text).map(|version| version.major), major, "{text:?}");
         };
-        check(
-            "postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n",
-            Some(15),
-        );
+        check("postgres (PostgreSQL) 15.14 (Debian 15.14-0+deb12u1)\n", Some(15));
         check("postgres (PostgreSQL) 17.2 (Homebrew)", Some(17));
         check("postgres (PostgreSQL) 9.6.24", Some(9));
         check("postgres (PostgreSQL) 18beta1", Some(18));
@@ -359,16 +318,8 @@ mod tests {
             root: root.path().to_owned(),
             path: Some(std::env::join_paths([root.path(), &on_path, &debian_15]).unwrap()),
         };
-        assert_eq!(
-            surroundings.candidates(),
-            [
-                asked, debian_17, debian_15, debian_9, red_hat, homebrew, on_path
-            ]
-        );
-        let told = Surroundings {
-            bin_dir: Some(PathBuf::from("/somewhere/else")),
-            ..surroundings
-        };
+        assert_eq!(surroundings.candidates(), [asked, debian_17, debian_15, debian_9, red_hat, homebrew, on_path]);
+        let told = Surroundings { bin_dir: Some(PathBuf::from("/somewhere/else")), ..surroundings };
         assert_eq!(told.candidates(), [PathBuf::from("/somewhere/else")]);
     }
 
@@ -376,14 +327,9 @@ mod tests {
     async fn a_machine_without_postgresql_is_told_what_to_install() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("usr/pgsql-16/bin")).unwrap();
-        let surroundings = Surroundings {
-            root: root.path().to_owned(),
-            ..Surroundings::default()
-        };
+        let surroundings = Surroundings { root: root.path().to_owned(), ..Surroundings::default() };
         let account = ServerAccount::choose(Path::new("/nonexistent")).unwrap();
-        let error = Installation::find_for(&account, None, &surroundings)
-            .await
-            .unwrap_err();
+        let error = Installation::find_for(&account, None, &surroundings).await.unwrap_err();
         let message = error.to_string();
         for part in [
             "apt-get install postgresql",
@@ -399,14 +345,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_bin_dir_is_not_passed_over() {
-        let surroundings = Surroundings {
-            bin_dir: Some(PathBuf::from("/nonexistent/bin")),
-            ..Surroundings::default()
-        };
+        let surroundings = Surroundings { bin_dir: Some(PathBuf::from("/nonexistent/bin")), ..Surroundings::default() };
         let account = ServerAccount::choose(Path::new("/nonexistent")).unwrap();
-        let error = Installation::find_for(&account, None, &surroundings)
-            .await
-            .unwrap_err();
+        let error = Installation::find_for(&account, None, &surroundings).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             "STEELYARD_PG_BIN_DIR is /nonexistent/bin, which does not do: initdb is not there"

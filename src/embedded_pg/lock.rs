@@ -45,10 +45,7 @@ impl FileLock {
             .mode(0o600)
             .open(path)
             .at("open", path)?;
-        let lock = Self {
-            file,
-            path: path.to_owned(),
-        };
+        let lock = Self { file, path: path.to_owned() };
         lock.change(mode, limit).await?;
         Ok(lock)
     }
@@ -62,10 +59,7 @@ impl FileLock {
         let mut said = false;
         while !self.try_change(mode)? {
             if began.elapsed() > limit {
-                return Err(Error::LockTimeout {
-                    path: self.path.clone(),
-                    limit,
-                });
+                return Err(Error::LockTimeout { path: self.path.clone(), limit });
             }
             if !said && began.elapsed() > SAY_SO_AFTER {
                 said = true;

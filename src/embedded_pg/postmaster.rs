@@ -114,8 +114,7 @@ fn serves(pid: Pid, cluster: &Path) -> bool {
     // A process that has died and waits for its parent (a zombie) has neither.
     let arguments = fs::read(process.join("cmdline")).unwrap_or_default();
     let mut arguments = arguments.split(|byte| *byte == 0);
-    arguments.any(|argument| argument == b"-D")
-        && arguments.next() == Some(cluster.as_os_str().as_encoded_bytes())
+    arguments.any(|argument| argument == b"-D") && arguments.next() == Some(cluster.as_os_str().as_encoded_bytes())
 }
 
 #[cfg(test)]
@@ -125,11 +124,7 @@ mod tests {
     #[test]
     fn the_pid_file_is_read_while_it_is_being_written() {
         let check = |text: &str, expected: Option<State>| {
-            assert_eq!(
-                Postmaster::parse(text).map(|found| found.state),
-                expected,
-                "{text:?}"
-            );
+            assert_eq!(Postmaster::parse(text).map(|found| found.state), expected, "{text:?}");
         };
         let begun = "4711\n/srv/postgres\n1700000000\n5432\n/srv/run\n\n";
         check("", None);
@@ -137,15 +132,9 @@ mod tests {
         check("-4711\n", None);
         check("4711\n", Some(State::Starting));
         check(begun, Some(State::Starting));
-        check(
-            &format!("{begun}  1234 5\nstarting\n"),
-            Some(State::Starting),
-        );
+        check(&format!("{begun}  1234 5\nstarting\n"), Some(State::Starting));
         check(&format!("{begun}  1234 5\nready   \n"), Some(State::Ready));
-        check(
-            &format!("{begun}  1234 5\nstopping\n"),
-            Some(State::Stopping),
-        );
+        check(&format!("{begun}  1234 5\nstopping\n"), Some(State::Stopping));
     }
 
     #[test]

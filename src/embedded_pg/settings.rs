@@ -45,21 +45,13 @@ pub(super) fn fixed(socket_dir: &str) -> Vec<String> {
 pub(super) fn file(memory_bytes: Option<u64>) -> String {
     let shared_buffers = format!("{}MB", shared_buffers_bytes(memory_bytes) / MIB);
     let settings: &[(&str, &str, &str)] = &[
-        (
-            "shared_buffers",
-            &shared_buffers,
-            "A quarter of the memory, from 128 MB to 2 GB.",
-        ),
+        ("shared_buffers", &shared_buffers, "A quarter of the memory, from 128 MB to 2 GB."),
         (
             "huge_pages",
             "try",
             "Fewer page-table misses where the machine has set huge pages aside; no harm where it has not.",
         ),
-        (
-            "max_connections",
-            "200",
-            "Several Steelyard processes with their pools, and analysts beside them.",
-        ),
+        ("max_connections", "200", "Several Steelyard processes with their pools, and analysts beside them."),
         (
             "max_wal_size",
             "8GB",
@@ -87,11 +79,7 @@ pub(super) fn file(memory_bytes: Option<u64>) -> String {
             "The processor is the bottleneck, not the volume of WAL. On slow disks try lz4, \
              where this PostgreSQL was built with it (pglz costs too much).",
         ),
-        (
-            "jit",
-            "off",
-            "The statements are short; compiling them would take longer than running them.",
-        ),
+        ("jit", "off", "The statements are short; compiling them would take longer than running them."),
         (
             "autovacuum_vacuum_scale_factor",
             "0.05",
@@ -107,11 +95,7 @@ pub(super) fn file(memory_bytes: Option<u64>) -> String {
             "0.02",
             "Positions only rise: the planner must know the end of a table that has just grown.",
         ),
-        (
-            "autovacuum_naptime",
-            "15s",
-            "At thousands of payments a second, a minute is a long time without a look.",
-        ),
+        ("autovacuum_naptime", "15s", "At thousands of payments a second, a minute is a long time without a look."),
         (
             "autovacuum_vacuum_cost_limit",
             "2000",
@@ -122,27 +106,11 @@ pub(super) fn file(memory_bytes: Option<u64>) -> String {
             "5s",
             "A statement whose client has died ends by itself, and with it its locks.",
         ),
-        (
-            "timezone",
-            "'UTC'",
-            "Analysts see the same times on every machine.",
-        ),
+        ("timezone", "'UTC'", "Analysts see the same times on every machine."),
         ("log_timezone", "'UTC'", "So do the readers of the log."),
-        (
-            "log_min_messages",
-            "warning",
-            "PostgreSQL's default; its file is read only when something is wrong.",
-        ),
-        (
-            "log_line_prefix",
-            "'%m [%p] %q%a@%d '",
-            "Time, process, and who it was.",
-        ),
-        (
-            "logging_collector",
-            "off",
-            "The server's output already goes to the log file, which each start rotates.",
-        ),
+        ("log_min_messages", "warning", "PostgreSQL's default; its file is read only when something is wrong."),
+        ("log_line_prefix", "'%m [%p] %q%a@%d '", "Time, process, and who it was."),
+        ("logging_collector", "off", "The server's output already goes to the log file, which each start rotates."),
     ];
     let mut text = String::from(
         "# Written by Steelyard at every start of its built-in PostgreSQL; changes made here are lost.\n\
@@ -173,10 +141,7 @@ pub(super) fn memory_bytes() -> Option<u64> {
         .parse()
         .ok()?;
     let group = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = group
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     // Every group up to the root may have a limit; the word `max` for none does not parse.
     let limits = Path::new(group).ancestors().filter_map(|group| {
         let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
@@ -212,9 +177,7 @@ mod tests {
         for setting in ["fsync=on", "full_page_writes=on", "synchronous_commit=on"] {
             assert!(fixed.iter().any(|found| found == setting), "{setting}");
         }
-        assert!(fixed.contains(
-            &"unix_socket_directories=\"/tmp/with \"\"quotes\"\", and a comma\"".to_owned()
-        ));
+        assert!(fixed.contains(&"unix_socket_directories=\"/tmp/with \"\"quotes\"\", and a comma\"".to_owned()));
         assert!(!file(None).contains("fsync"));
     }
 }

@@ -27,10 +27,7 @@ impl Scratch {
     }
 
     fn named(name: &str) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("steelyard-test-")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("steelyard-test-").tempdir_in("/tmp").unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let data_dir = dir.path().canonicalize().unwrap().join(name);
         Self { dir, data_dir }
@@ -41,20 +38,13 @@ impl Scratch {
     }
 
     fn pid(&self) -> Option<Pid> {
-        Postmaster::find(&self.cluster())
-            .unwrap()
-            .map(|found| found.pid)
+        Postmaster::find(&self.cluster()).unwrap().map(|found| found.pid)
     }
 
     /// Starts another process that opens the same data directory and holds it until it is killed.
     fn spawn_holder(&self) -> Holder {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "embedded_pg::tests::holder",
-                "--exact",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["embedded_pg::tests::holder", "--exact", "--ignored", "--nocapture"])
             .env(HOLD, &self.data_dir)
             .stdout(Stdio::null())
             .spawn()
@@ -64,21 +54,11 @@ impl Scratch {
 
     fn holders_ready(&self) -> usize {
         let entries = fs::read_dir(self.dir.path()).unwrap().flatten();
-        entries
-            .filter(|entry| {
-                entry
-                    .file_name()
-                    .as_encoded_bytes()
-                    .starts_with(b"held-by-")
-            })
-            .count()
+        entries.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"held-by-")).count()
     }
 
     async fn wait_for_holders(&self, count: usize) {
-        wait_until("the other processes have opened", || {
-            self.holders_ready() == count
-        })
-        .await;
+        wait_until("the other processes have opened", || self.holders_ready() == count).await;
     }
 }
 
@@ -171,21 +151,12 @@ async fn a_new_data_dir_becomes_a_durable_private_server() {
         ("SHOW full_page_writes", "on"),
         ("SHOW data_checksums", "on"),
         ("SHOW server_encoding", "UTF8"),
-        (
-            "SELECT datcollate::TEXT FROM pg_database WHERE datname = 'steelyard'",
-            "C",
-        ),
+        ("SELECT datcollate::TEXT FROM pg_database WHERE datname = 'steelyard'", "C"),
         ("SHOW listen_addresses", ""),
         ("SHOW jit", "off"),
         ("SHOW max_wal_size", "8GB"),
-        (
-            "SELECT count(*)::TEXT FROM pg_file_settings WHERE error IS NOT NULL",
-            "0",
-        ),
-        (
-            "SELECT (count(*) > 10)::TEXT FROM pg_settings WHERE sourcefile LIKE '%/steelyard.conf'",
-            "true",
-        ),
+        ("SELECT count(*)::TEXT FROM pg_file_settings WHERE error IS NOT NULL", "0"),
+        ("SELECT (count(*) > 10)::TEXT FROM pg_settings WHERE sourcefile LIKE '%/steelyard.conf'", "true"),
     ] {
         assert_eq!(ask(&mut connection, sql).await, expected, "{sql}");
     }
@@ -196,11 +167,7 @@ async fn a_new_data_dir_becomes_a_durable_private_server() {
     let pid = scratch.pid().unwrap();
     if cfg!(target_os = "linux") {
         let process = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
-        assert_ne!(
-            fs::metadata(&process).unwrap().uid(),
-            0,
-            "the server must not run as root"
-        );
+        assert_ne!(fs::metadata(&process).unwrap().uid(), 0, "the server must not run as root");
         // The fourth field after the name in parentheses is the session: its own, so no terminal's Ctrl-C reaches it.
         let stat = fs::read_to_string(process.join("stat")).unwrap();
         let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3);
@@ -218,10 +185,7 @@ async fn the_last_user_stops_the_server_and_the_data_stays() {
     let second = EmbeddedPg::open(&scratch.data_dir).await.unwrap();
     let pid = scratch.pid();
     let mut connection = connect(&second).await;
-    sqlx::query("CREATE TABLE kept AS SELECT 'here' AS word")
-        .execute(&mut connection)
-        .await
-        .unwrap();
+    sqlx::query("CREATE TABLE kept AS SELECT 'here' AS word").execute(&mut connection).await.unwrap();
 
     assert_eq!(first.close().await.unwrap(), Closed::LeftRunning);
     assert_eq!(ask(&mut connection, "SELECT word FROM kept").await, "here");
@@ -254,10 +218,7 @@ async fn a_server_that_died_starts_again() {
     let killed = scratch.pid().unwrap();
     kill_process(killed, Signal::KILL).unwrap();
     wait_until("the server is gone", || !pg.is_running()).await;
-    assert!(
-        scratch.cluster().join("postmaster.pid").exists(),
-        "the file is stale"
-    );
+    assert!(scratch.cluster().join("postmaster.pid").exists(), "the file is stale");
     pg.start().await.unwrap();
     assert_ne!(scratch.pid(), Some(killed));
     connect(&pg).await.close().await.unwrap();
@@ -302,10 +263,7 @@ async fn a_stale_pid_that_now_is_a_strangers_does_not_keep_the_server_down() {
     }
     let pg = EmbeddedPg::open(&scratch.data_dir).await.unwrap();
     assert!(pg.is_running());
-    assert!(
-        stranger.0.try_wait().unwrap().is_none(),
-        "the stranger was left alone"
-    );
+    assert!(stranger.0.try_wait().unwrap().is_none(), "the stranger was left alone");
     assert_eq!(pg.close().await.unwrap(), Closed::Stopped);
     stranger.kill();
 
@@ -384,19 +342,11 @@ async fn data_of_another_major_version_is_refused_by_name() {
     let error = EmbeddedPg::open(&scratch.data_dir).await.unwrap_err();
     assert!(matches!(error, Error::MajorVersion { .. }), "{error}");
     let message = error.to_string();
-    for part in [
-        "written by PostgreSQL 12, but PostgreSQL 1",
-        "install PostgreSQL 12",
-        "pg_upgrade",
-    ] {
+    for part in ["written by PostgreSQL 12, but PostgreSQL 1", "install PostgreSQL 12", "pg_upgrade"] {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
 
-    fs::rename(
-        scratch.cluster().join("PG_VERSION"),
-        scratch.cluster().join("notes"),
-    )
-    .unwrap();
+    fs::rename(scratch.cluster().join("PG_VERSION"), scratch.cluster().join("notes")).unwrap();
     let error = EmbeddedPg::open(&scratch.data_dir).await.unwrap_err();
     assert!(matches!(error, Error::NotACluster { .. }), "{error}");
     assert!(scratch.cluster().join("notes").exists());
@@ -421,18 +371,13 @@ async fn odd_characters_in_the_path_survive_the_shell_and_the_settings() {
         let pg = EmbeddedPg::open(&scratch.data_dir).await.unwrap();
         assert!(connect(&pg).await.ping().await.is_ok(), "{name}");
         if let Some(psql) = pg.bin("psql") {
-            let output = Command::new(psql)
-                .args([&pg.url(), "-Atc", "SELECT 1"])
-                .output()
-                .unwrap();
+            let output = Command::new(psql).args([&pg.url(), "-Atc", "SELECT 1"]).output().unwrap();
             assert_eq!(String::from_utf8_lossy(&output.stdout), "1\n", "{output:?}");
         }
         assert_eq!(pg.close().await.unwrap(), Closed::Stopped);
     }
     let scratch = Scratch::new();
-    let error = EmbeddedPg::open(&scratch.dir.path().join("a$HOME"))
-        .await
-        .unwrap_err();
+    let error = EmbeddedPg::open(&scratch.dir.path().join("a$HOME")).await.unwrap_err();
     assert!(matches!(error, Error::UnusablePath { .. }), "{error}");
 }
 
@@ -441,10 +386,7 @@ async fn a_server_that_does_not_start_shows_its_log() {
     let scratch = Scratch::new();
     let pg = EmbeddedPg::open(&scratch.data_dir).await.unwrap();
     pg.stop_immediate().await.unwrap();
-    let mut configuration = OpenOptions::new()
-        .append(true)
-        .open(scratch.cluster().join("postgresql.conf"))
-        .unwrap();
+    let mut configuration = OpenOptions::new().append(true).open(scratch.cluster().join("postgresql.conf")).unwrap();
     writeln!(configuration, "no_such_setting = 1").unwrap();
     let error = pg.start().await.unwrap_err();
     assert!(matches!(error, Error::DidNotStart { .. }), "{error}");

@@ -41,9 +41,9 @@ impl Route {
 /// `idempotency_key_missing`, `idempotency_key_invalid`.
 pub fn from_headers(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all("idempotency-key").iter();
-    let value = values.next().ok_or_else(|| {
-        Problem::new(Code::IdempotencyKeyMissing, "a payment needs an Idempotency-Key header")
-    })?;
+    let value = values
+        .next()
+        .ok_or_else(|| Problem::new(Code::IdempotencyKeyMissing, "a payment needs an Idempotency-Key header"))?;
     if values.next().is_some() {
         return Err(Problem::new(Code::IdempotencyKeyInvalid, "there is more than one Idempotency-Key header"));
     }

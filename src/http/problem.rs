@@ -177,18 +177,18 @@ impl Problem {
             }
             Refusal::AccountNotFound(missing) => {
                 let names: Vec<&str> = missing.iter().map(|(_, code)| code.as_str()).collect();
-                let mut problem = Self::new(Code::AccountNotFound, format!("no account {}", names.join(", no account ")));
+                let mut problem =
+                    Self::new(Code::AccountNotFound, format!("no account {}", names.join(", no account ")));
                 problem.errors = missing
                     .iter()
                     .map(|(leg, code)| FieldError { pointer: legs(*leg), detail: format!("no account {code}") })
                     .collect();
                 problem
             }
-            Refusal::AssetNotFound(code) => {
-                Self::new(Code::AssetNotFound, format!("no asset {code}")).at("/asset")
-            }
+            Refusal::AssetNotFound(code) => Self::new(Code::AssetNotFound, format!("no asset {code}")).at("/asset"),
             Refusal::AssetMismatch { account, account_asset, asset, .. } => {
-                Self::new(Code::AssetMismatch, format!("account {account} holds {account_asset}, not {asset}")).at("/asset")
+                Self::new(Code::AssetMismatch, format!("account {account} holds {account_asset}, not {asset}"))
+                    .at("/asset")
             }
             Refusal::AccountAlreadyExists(account) => Self::new(
                 Code::AccountAlreadyExists,
@@ -207,7 +207,9 @@ impl Problem {
             Rejection::AccountFrozen { account } => (Code::AccountFrozen, format!("account {account} is frozen")),
             Rejection::InsufficientFunds { account, available, would_be, min_balance } => (
                 Code::InsufficientFunds,
-                format!("account {account} has {available} available, would have {would_be}, and may not have less than {min_balance}"),
+                format!(
+                    "account {account} has {available} available, would have {would_be}, and may not have less than {min_balance}"
+                ),
             ),
             Rejection::BalanceLimitExceeded { account, would_be, max_balance } => (
                 Code::BalanceLimitExceeded,

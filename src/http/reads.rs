@@ -43,11 +43,7 @@ impl Freshness {
 ///
 /// # Errors
 /// `projection_behind`; 503 when there is no sequencer to ask.
-pub async fn projections_at(
-    ledger: &Ledger,
-    database: &Database,
-    freshness: Freshness,
-) -> Result<Position, Problem> {
+pub async fn projections_at(ledger: &Ledger, database: &Database, freshness: Freshness) -> Result<Position, Problem> {
     let wanted = match (freshness.min_position, freshness.is_eventual()) {
         (Some(position), _) => position,
         (None, true) => 0,
@@ -84,5 +80,8 @@ pub async fn log_at(ledger: &Ledger, min_position: Option<Position>) -> Result<(
 }
 
 fn behind(wanted: Position, reached: Position) -> Problem {
-    Problem::new(Code::ProjectionBehind, format!("position {wanted} is not reached yet; the answer would be as of {reached}"))
+    Problem::new(
+        Code::ProjectionBehind,
+        format!("position {wanted} is not reached yet; the answer would be as of {reached}"),
+    )
 }

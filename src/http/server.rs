@@ -64,7 +64,10 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
     drop(listener);
     tracker.close();
-    if tokio::time::timeout(SHUTDOWN_TIMEOUT, async { tokio::join!(graceful.shutdown(), tracker.wait()) }).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, async { tokio::join!(graceful.shutdown(), tracker.wait()) })
+        .await
+        .is_err()
+    {
         tracing::warn!("some connections did not end in time");
     }
 }

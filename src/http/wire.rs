@@ -10,7 +10,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::ledger::amount::ParseAmountError;
-use crate::ledger::{Account, AccountCode, Amount, AssetCode, Event, Fact, Leg, Position, RejectedTransaction, Side, Transaction};
+use crate::ledger::{
+    Account, AccountCode, Amount, AssetCode, Event, Fact, Leg, Position, RejectedTransaction, Side, Transaction,
+};
 use crate::store::Shard;
 
 /// An amount as a client writes it: `"1250"` or `1250`. What is neither a
@@ -340,7 +342,9 @@ impl TransactionOutput {
     pub fn new(event: &Event) -> Option<Self> {
         match &event.fact {
             Fact::TransactionPosted(transaction) => Self::posted(event, transaction),
-            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => Self::rejected(event, rejected),
+            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+                Self::rejected(event, rejected)
+            }
             Fact::AssetDefined { .. } | Fact::AccountOpened { .. } => None,
         }
     }

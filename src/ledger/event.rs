@@ -39,7 +39,10 @@ pub struct Event {
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact {
-    AssetDefined { code: AssetCode, scale: u8 },
+    AssetDefined {
+        code: AssetCode,
+        scale: u8,
+    },
     AccountOpened {
         code: AccountCode,
         asset: AssetCode,

@@ -16,8 +16,7 @@ pub struct InvalidName {
 }
 
 fn check(text: &str, bytes_max: usize) -> Result<(), InvalidName> {
-    let allowed =
-        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'.' | b'@' | b'/');
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'_' | b'-' | b'.' | b'@' | b'/');
     if text.is_empty() || text.len() > bytes_max || !text.bytes().all(allowed) {
         return Err(InvalidName { bytes_max });
     }

@@ -33,23 +33,44 @@ pub enum Refusal {
     AccountNotFound(SmallVec<[(usize, AccountCode); 2]>),
     AssetNotFound(AssetCode),
     /// The leg's asset is not its account's.
-    AssetMismatch { leg: usize, account: AccountCode, account_asset: AssetCode, asset: AssetCode },
+    AssetMismatch {
+        leg: usize,
+        account: AccountCode,
+        account_asset: AssetCode,
+        asset: AssetCode,
+    },
     /// The code is taken by an account with other attributes.
     AccountAlreadyExists(Box<Account>),
     /// The code is taken by an asset with another scale.
-    AssetAlreadyExists { code: AssetCode, scale: u8 },
+    AssetAlreadyExists {
+        code: AssetCode,
+        scale: u8,
+    },
 }
 
 /// A business rule says no. That is a fact and is recorded as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    AccountClosed { account: AccountCode },
-    AccountFrozen { account: AccountCode },
+    AccountClosed {
+        account: AccountCode,
+    },
+    AccountFrozen {
+        account: AccountCode,
+    },
     /// The floor would be broken: `available` would fall to `would_be`.
-    InsufficientFunds { account: AccountCode, available: Amount, would_be: Amount, min_balance: Amount },
+    InsufficientFunds {
+        account: AccountCode,
+        available: Amount,
+        would_be: Amount,
+        min_balance: Amount,
+    },
     /// The cap would be broken, or a total would have more than 38 digits
     /// (then `would_be` and `max_balance` are the largest amount).
-    BalanceLimitExceeded { account: AccountCode, would_be: Amount, max_balance: Amount },
+    BalanceLimitExceeded {
+        account: AccountCode,
+        would_be: Amount,
+        max_balance: Amount,
+    },
 }
 
 impl Rejection {

@@ -95,11 +95,7 @@ impl Service {
         }
     }
 
-    async fn project(
-        &mut self,
-        head: &mut watch::Receiver<Position>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error> {
+    async fn project(&mut self, head: &mut watch::Receiver<Position>, stop: &CancellationToken) -> Result<(), Error> {
         let mut conn = self.database.connect_serving().await?;
         let mut reader = self.database.connect_serving().await?;
         self.reload(&mut conn).await?;
@@ -127,11 +123,7 @@ impl Service {
             let next_from = ready.from.iter().map(|from| from.map(|_| ready.to)).collect();
             let started = Instant::now();
             let next = async {
-                if ready.to < self.tail.head() {
-                    self.prepare(&mut reader, &claims, next_from).await
-                } else {
-                    Ok(None)
-                }
+                if ready.to < self.tail.head() { self.prepare(&mut reader, &claims, next_from).await } else { Ok(None) }
             };
             let (advanced, next) = tokio::join!(self.write(&mut conn, &claims, &ready), next);
             prepared = if advanced? { next? } else { self.start_over(&mut conn).await? };
@@ -192,9 +184,7 @@ impl Service {
 
     /// Per shard, how far it is, if it is ours.
     fn positions(&self, claims: &ShardClaims) -> Vec<Option<Position>> {
-        (0..self.shard_count)
-            .map(|shard| claims.contains_key(&shard).then(|| self.checkpoints.get(shard)))
-            .collect()
+        (0..self.shard_count).map(|shard| claims.contains_key(&shard).then(|| self.checkpoints.get(shard))).collect()
     }
 
     /// Folds what follows on `from`; `None` when there is nothing.

@@ -28,9 +28,7 @@ use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavaila
 use crate::clock::{Clock, IdSource, recorded_at};
 use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
-use crate::ledger::{
-    Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide,
-};
+use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide};
 use crate::projector::Checkpoints;
 use crate::shard::shard_of;
 use crate::store::events::KeyRow;
@@ -672,10 +670,11 @@ impl Engine {
                 }
             }
         }
-        let unknown = self
-            .in_flight
-            .take()
-            .map(|in_flight| Unknown { epoch: self.epoch, batch: in_flight.batch, pending: in_flight.pending });
+        let unknown = self.in_flight.take().map(|in_flight| Unknown {
+            epoch: self.epoch,
+            batch: in_flight.batch,
+            pending: in_flight.pending,
+        });
         let open = self.open.pending.into_iter().map(|pending| pending.submission);
         let waiting = open.chain(self.prefetching).chain(self.parked).chain(self.backlog);
         let waiting = waiting

@@ -121,8 +121,7 @@ impl Service {
             // The claim's epoch was raised after that append was sent, which
             // waited it out: it is in the log now, or never will be.
             let first = unknown.first_position().unwrap_or(0);
-            let committed =
-                store::events::was_appended(&mut append_conn, self.ledger_id, first, unknown.epoch).await?;
+            let committed = store::events::was_appended(&mut append_conn, self.ledger_id, first, unknown.epoch).await?;
             self.resolve(waiting, committed);
         }
         let context = Context {

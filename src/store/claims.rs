@@ -53,7 +53,9 @@ pub async fn register(conn: &mut PgConnection, worker_id: Uuid, address: &str, v
     .execute(&mut *conn)
     .await?;
     // Rows of workers long gone say nothing any more.
-    sqlx::query!("DELETE FROM workers WHERE heartbeat_at < clock_timestamp() - interval '1 hour'").execute(conn).await?;
+    sqlx::query!("DELETE FROM workers WHERE heartbeat_at < clock_timestamp() - interval '1 hour'")
+        .execute(conn)
+        .await?;
     Ok(())
 }
 

@@ -96,13 +96,10 @@ pub async fn append(
 
 /// Confirms that `epoch` is the claim's, as of a moment after the call began.
 pub async fn fence(conn: &mut PgConnection, ledger_id: LedgerId, epoch: Epoch) -> Result<(), Error> {
-    let held = sqlx::query_scalar!(
-        "SELECT 1 FROM sequencer_claims WHERE ledger_id = $1 AND epoch = $2",
-        ledger_id,
-        epoch
-    )
-    .fetch_optional(conn)
-    .await?;
+    let held =
+        sqlx::query_scalar!("SELECT 1 FROM sequencer_claims WHERE ledger_id = $1 AND epoch = $2", ledger_id, epoch)
+            .fetch_optional(conn)
+            .await?;
     if held.is_some() { Ok(()) } else { Err(Error::Fenced { epoch }) }
 }
 

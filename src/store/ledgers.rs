@@ -22,13 +22,10 @@ const CREATE_TRIES_MAX: usize = 8;
 
 /// All ledgers, by name.
 pub async fn list(executor: impl PgExecutor<'_>) -> Result<Vec<LedgerRow>, Error> {
-    let rows = sqlx::query!("SELECT ledger_id, name, created_at FROM ledgers ORDER BY name")
-        .fetch_all(executor)
-        .await?;
+    let rows =
+        sqlx::query!("SELECT ledger_id, name, created_at FROM ledgers ORDER BY name").fetch_all(executor).await?;
     rows.into_iter()
-        .map(|row| {
-            Ok(LedgerRow { ledger_id: row.ledger_id, name: name(&row.name)?, created_at: row.created_at })
-        })
+        .map(|row| Ok(LedgerRow { ledger_id: row.ledger_id, name: name(&row.name)?, created_at: row.created_at }))
         .collect()
 }
 

@@ -176,10 +176,7 @@ pub async fn flush(
 }
 
 /// The checkpoint of every shard of a ledger, by shard.
-pub async fn checkpoints(
-    executor: impl PgExecutor<'_>,
-    ledger_id: LedgerId,
-) -> Result<Vec<(Shard, Position)>, Error> {
+pub async fn checkpoints(executor: impl PgExecutor<'_>, ledger_id: LedgerId) -> Result<Vec<(Shard, Position)>, Error> {
     let rows = sqlx::query!(
         "SELECT shard, position FROM checkpoints WHERE projection = $1 AND ledger_id = $2 ORDER BY shard",
         BALANCES,
@@ -211,7 +208,8 @@ struct AccountRow {
 
 impl AccountRow {
     fn into_account(self) -> Result<Account, Error> {
-        let invalid = |what: &str| Error::Refused(sqlx::Error::Decode(format!("an account's {what} is invalid").into()));
+        let invalid =
+            |what: &str| Error::Refused(sqlx::Error::Decode(format!("an account's {what} is invalid").into()));
         Ok(Account {
             id: self.account_id as AccountId,
             code: AccountCode::new(&self.code).map_err(|_| invalid("code"))?,

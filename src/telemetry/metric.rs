@@ -42,9 +42,7 @@ pub const HTTP_REQUESTS: &str = "steelyard_http_requests_total";
 /// Time to answer an HTTP request.
 pub const HTTP_SECONDS: &str = "steelyard_http_request_duration_seconds";
 
-const SECONDS_BUCKETS: &[f64] = &[
-    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-];
+const SECONDS_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 const EVENTS_BUCKETS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0];
 
 /// Starts collecting, once a process; the handle renders what Prometheus scrapes.

@@ -17,7 +17,9 @@ use super::super::wire::{
 use super::super::{SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
-use crate::ledger::{Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Side};
+use crate::ledger::{
+    Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Side,
+};
 use crate::metadata;
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
 use crate::shard::shard_of;
@@ -74,11 +76,8 @@ pub async fn open_batch(
     }
     let commands: Vec<Result<OpenAccount, Problem>> =
         input.accounts.into_iter().map(|account| command(account).map_err(Problem::validation)).collect();
-    let items: SmallVec<[Item; 1]> = commands
-        .iter()
-        .flatten()
-        .map(|open| Item { command: Command::OpenAccount(open.clone()), key: None })
-        .collect();
+    let items: SmallVec<[Item; 1]> =
+        commands.iter().flatten().map(|open| Item { command: Command::OpenAccount(open.clone()), key: None }).collect();
     let done = ledger.handle.submit(Work::Each(items), Instant::now() + REQUEST_DEADLINE).await?;
     let mut outcomes = done.outcomes.iter();
     let results: Vec<Result<(StatusCode, Account), Problem>> = commands
@@ -153,9 +152,7 @@ fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
 }
 
 /// A client's JSON object in canonical text, within its bound.
-pub fn canonical_metadata(
-    raw: Option<&serde_json::value::RawValue>,
-) -> Result<Option<std::sync::Arc<str>>, String> {
+pub fn canonical_metadata(raw: Option<&serde_json::value::RawValue>) -> Result<Option<std::sync::Arc<str>>, String> {
     let Some(raw) = raw.map(serde_json::value::RawValue::get).filter(|text| *text != "null") else { return Ok(None) };
     if raw.len() > METADATA_BYTES_MAX {
         return Err(format!("metadata has at most {METADATA_BYTES_MAX} bytes"));

@@ -102,11 +102,8 @@ pub async fn list_assets(
     let assets = store::ledgers::assets(app.worker.database.pool(), ledger.ledger_id).await?;
     let after = query.after.unwrap_or_default();
     let rest: Vec<_> = assets.iter().filter(|asset| asset.code.as_str() > after.as_str()).collect();
-    let data: Vec<AssetOutput> = rest
-        .iter()
-        .take(limit)
-        .map(|asset| AssetOutput { code: asset.code.to_string(), scale: asset.scale })
-        .collect();
+    let data: Vec<AssetOutput> =
+        rest.iter().take(limit).map(|asset| AssetOutput { code: asset.code.to_string(), scale: asset.scale }).collect();
     let next = data.last().filter(|_| rest.len() > limit).map(|last| last.code.clone());
     Ok(answer(StatusCode::OK, &Page { data, next }, Some(ledger.tail.head()), false))
 }

@@ -64,9 +64,7 @@ pub async fn pay(
             let known = known(&app.worker.database, &ledger, &[&key]).await?;
             payment(known.made_by(&key)?.first().ok_or_else(no_outcome)?, done.position, true)
         }
-        Some(Outcome::Refused { refusal, .. }) => {
-            Err(Problem::refused(refusal, &|leg| format!("/{}", field(leg))))
-        }
+        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, &|leg| format!("/{}", field(leg)))),
         _ => Err(no_outcome()),
     }
 }
@@ -223,11 +221,7 @@ enum Slot {
     Submitted(Key),
 }
 
-async fn independent(
-    app: &SharedApp,
-    ledger: &Ledger,
-    input: PaymentBatchInput<'_>,
-) -> Result<Response, Problem> {
+async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<'_>) -> Result<Response, Problem> {
     let mut items: SmallVec<[Item; 1]> = SmallVec::with_capacity(input.payments.len());
     let mut slots = Vec::with_capacity(input.payments.len());
     for (index, payment) in input.payments.into_iter().enumerate() {

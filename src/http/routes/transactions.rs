@@ -77,9 +77,7 @@ pub async fn list(
         (None, None, Some(reference)) => {
             store::projections::positions_of_reference(pool, ledger_id, reference, after, limit + 1).await?
         }
-        (None, None, None) => {
-            store::events::transaction_positions(pool, ledger_id, after as u64, limit + 1).await?
-        }
+        (None, None, None) => store::events::transaction_positions(pool, ledger_id, after as u64, limit + 1).await?,
     };
     let more = positions.len() > limit as usize;
     let page: Vec<i64> = positions.into_iter().take(limit as usize).collect();

@@ -1,0 +1,60 @@
+//! Which database a command works on: one that is named, or the built-in one.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::embedded_pg::{EmbeddedPg, default_data_dir};
+use crate::store::Database;
+
+#[derive(Clone, Debug, Args)]
+pub struct DatabaseArgs {
+    /// PostgreSQL to use, as postgres://user:password@host/database; without it the built-in one is.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+
+    /// Where the built-in PostgreSQL keeps its data
+    /// [default: /var/lib/steelyard for root, else ~/.local/share/steelyard].
+    #[arg(long, env = "STEELYARD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// A database that is running, started by us if need be.
+pub struct Opened {
+    pub url: String,
+    pub embedded: Option<EmbeddedPg>,
+}
+
+impl DatabaseArgs {
+    /// Finds the database, and starts the built-in one if that is meant and it
+    /// does not run yet.
+    pub async fn open(&self) -> anyhow::Result<Opened> {
+        if let Some(url) = &self.database_url {
+            return Ok(Opened { url: url.clone(), embedded: None });
+        }
+        let data_dir = match &self.data_dir {
+            Some(data_dir) => data_dir.clone(),
+            None => default_data_dir()?,
+        };
+        let embedded = EmbeddedPg::open(&data_dir).await.context("the built-in PostgreSQL could not be used")?;
+        Ok(Opened { url: embedded.url(), embedded: Some(embedded) })
+    }
+}
+
+impl Opened {
+    /// Connections to it, with the schema brought up to this release.
+    pub async fn migrated(&self) -> anyhow::Result<Database> {
+        let database = Database::new(&self.url).context("the database URL is not valid")?;
+        database.migrate().await.context("the database's schema could not be brought up to date")?;
+        Ok(database)
+    }
+
+    /// Stops the built-in PostgreSQL, unless another process uses it.
+    pub async fn close(self) -> anyhow::Result<()> {
+        if let Some(embedded) = self.embedded {
+            embedded.close().await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! The command line: one file per sub-command.
+//!
+//! `serve` runs the service; `migrate`, `verify`, `rebuild` and `psql` work on its database.
+//! `account`, `pay` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
+//! what PostgreSQL itself can write.
+//! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
+//! Hints and progress go to standard error, so standard output can always be piped.
+
+pub mod account;
+pub mod bench;
+pub mod client;
+pub mod database;
+pub mod migrate;
+pub mod output;
+pub mod pay;
+pub mod psql;
+pub mod rebuild;
+pub mod serve;
+pub mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use client::ClientError;
+use output::Output;
+
+/// The command did not succeed; standard error says why.
+const EXIT_FAILED: u8 = 1;
+
+/// The service is unavailable or the outcome is unknown: the same command, with the same idempotency key, may be run
+/// again. The number is `EX_TEMPFAIL` of BSD's `sysexits.h`.
+const EXIT_TRY_AGAIN: u8 = 75;
+
+const AFTER_HELP: &str = "\
+Examples:
+  steelyard serve
+  steelyard account open wallet:alice --asset EUR
+  steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR
+  steelyard account statement wallet:bob --limit 20
+  steelyard bench --connections 256 --duration 20
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage,
+75 unavailable or outcome unknown (run it again, with the same idempotency key).";
+
+/// An event-sourced payments ledger on PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(name = "steelyard", version, about, after_help = AFTER_HELP, propagate_version = true)]
+#[command(arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// Print JSON for programs in place of tables for people.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take payments: run the HTTP service, on a built-in PostgreSQL unless --database-url is given.
+    Serve(serve::ServeArgs),
+    /// Bring the database's schema up to this release.
+    Migrate(database::DatabaseArgs),
+    /// Prove that the log is whole and that the projections say what it says.
+    Verify(database::DatabaseArgs),
+    /// Fold the log into fresh projections and swap them in, while payments go on.
+    Rebuild(database::DatabaseArgs),
+    /// Open psql on the database, or print its URL.
+    Psql(psql::PsqlArgs),
+    /// Open, show and list accounts; print a statement.
+    Account(account::AccountArgs),
+    /// Make one payment.
+    Pay(pay::PayArgs),
+    /// Measure payments per second, latency and lag, and compare with what PostgreSQL itself can write.
+    Bench(bench::BenchArgs),
+}
+
+/// Runs one command. An error has not been printed yet: give it to [`report_failure`].
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let output = Output::new(cli.json);
+    match cli.command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Migrate(args) => migrate::run(args, &output).await,
+        Command::Verify(args) => verify::run(args, &output).await,
+        Command::Rebuild(args) => rebuild::run(args, &output).await,
+        Command::Psql(args) => psql::run(args, &output).await,
+        Command::Account(args) => account::run(args, &output).await,
+        Command::Pay(args) => pay::run(args, &output).await,
+        Command::Bench(args) => bench::run(args, &output).await,
+    }
+}
+
+/// Prints an error on standard error, with what to do about it, and says with which status to exit.
+pub fn report_failure(error: &anyhow::Error, json: bool) -> ExitCode {
+    output::print_failure(error, json);
+    let try_again = error.downcast_ref::<ClientError>().is_some_and(ClientError::is_temporary);
+    ExitCode::from(if try_again { EXIT_TRY_AGAIN } else { EXIT_FAILED })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_never_shows_secrets_from_the_environment() {
+        let mut command = Cli::command();
+        command.build();
+        let mut pending = vec![&command];
+        while let Some(command) = pending.pop() {
+            pending.extend(command.get_subcommands());
+            for argument in command.get_arguments() {
+                if ["api_key", "database_url"].contains(&argument.get_id().as_str()) {
+                    assert!(argument.is_hide_env_values_set(), "{}: --{}", command.get_name(), argument.get_id());
+                }
+            }
+        }
+    }
+}

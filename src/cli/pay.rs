@@ -1,0 +1,237 @@
+//! `steelyard pay`: one payment.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use comfy_table::Table;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::account::parse_metadata;
+use super::client::{ApiArgs, Client, PaymentRequest};
+use super::output::{self, Column, Output, printable};
+
+const EXAMPLES: &str = "\
+Examples:
+  steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR --reference inv-1
+
+A payment whose outcome is in doubt is safe to repeat with the key that was printed:
+  steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR --reference inv-1 \\
+      --idempotency-key 7d3b1c1e-…";
+
+/// Make one payment.
+///
+/// It is tried again with the same idempotency key while the service is unavailable, so it is made at most once.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct PayArgs {
+    /// The account that pays (it is debited).
+    #[arg(long, value_name = "ACCOUNT")]
+    from: String,
+
+    /// The account that is paid (it is credited).
+    #[arg(long, value_name = "ACCOUNT")]
+    to: String,
+
+    /// A whole number in the asset's smallest unit: 1250 is 12.50 EUR.
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    amount: String,
+
+    /// The asset, such as EUR.
+    #[arg(long)]
+    asset: String,
+
+    /// Your reference, which statements show.
+    #[arg(long)]
+    reference: Option<String>,
+
+    /// A text for people.
+    #[arg(long)]
+    description: Option<String>,
+
+    /// A JSON object to keep with the payment.
+    #[arg(long, value_name = "JSON", value_parser = parse_metadata)]
+    metadata: Option<Value>,
+
+    /// Names this payment: the same key never pays twice. Made up and printed when it is left out.
+    #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
+    idempotency_key: Option<String>,
+
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+/// Digits of the largest amount.
+const AMOUNT_DIGITS_MAX: usize = 38;
+
+/// The longest idempotency key, in characters.
+const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+
+pub async fn run(args: PayArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    check_amount(&args.amount, &args.asset)?;
+    let key = args.idempotency_key.unwrap_or_else(new_idempotency_key);
+    let payment = PaymentRequest {
+        from: args.from,
+        to: args.to,
+        amount: args.amount,
+        asset: args.asset,
+        reference: args.reference,
+        description: args.description,
+        metadata: args.metadata,
+    };
+    let client = Client::new(&args.api)?;
+    // Before the request, so that the key is known even if this process is killed before the answer.
+    output.note(&format!("idempotency key: {key}"));
+    let answer = client.pay(&payment, &key).await?;
+    if output.is_json() {
+        output.print_json(&answer.body)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if answer.replayed {
+        output.note("this payment had been made before with the same key; nothing was paid again");
+    }
+    let (facts, balances) = payment_tables(&answer.body)?;
+    output.print_table(&facts)?;
+    output.print_line("")?;
+    output.print_table(&balances)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what the ledger would refuse, with the number that was probably meant.
+fn check_amount(amount: &str, asset: &str) -> anyhow::Result<()> {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_digits(amount) {
+        let significant = amount.trim_start_matches('0');
+        if significant.is_empty() {
+            bail!("--amount must be more than zero");
+        }
+        if significant.len() > AMOUNT_DIGITS_MAX {
+            bail!("--amount has more than {AMOUNT_DIGITS_MAX} digits");
+        }
+        return Ok(());
+    }
+    let meant = amount.split_once('.').filter(|(whole, fraction)| is_digits(whole) && is_digits(fraction)).and_then(
+        |(whole, fraction)| {
+            let scale = usize::from(iso_currency::Currency::from_code(asset)?.exponent()?);
+            let padding = scale.checked_sub(fraction.len())?;
+            let digits = format!("{whole}{fraction}{}", "0".repeat(padding));
+            Some(digits.trim_start_matches('0').to_owned()).filter(|digits| !digits.is_empty())
+        },
+    );
+    match meant {
+        Some(meant) => bail!(
+            "--amount is a whole number in the asset's smallest unit: {amount} {asset} is written --amount {meant}"
+        ),
+        None => bail!("--amount is a whole number in the asset's smallest unit, such as 1250 for 12.50 EUR"),
+    }
+}
+
+fn parse_idempotency_key(key: &str) -> Result<String, String> {
+    let fits = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len());
+    if fits && key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(key.to_owned())
+    } else {
+        Err(format!("1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"))
+    }
+}
+
+/// A random UUID (version 4).
+fn new_idempotency_key() -> String {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
+}
+
+#[derive(Debug, Deserialize)]
+struct Payment {
+    id: String,
+    status: String,
+    from: String,
+    to: String,
+    amount: String,
+    asset: String,
+    reference: Option<String>,
+    position: u64,
+    recorded_at: String,
+    #[serde(default)]
+    balances: serde_json::Map<String, Value>,
+}
+
+/// The payment, and the balances after it.
+fn payment_tables(payment: &Value) -> anyhow::Result<(Table, Table)> {
+    let payment = Payment::deserialize(payment).context("the answer is not a payment")?;
+    let mut rows = vec![
+        ("transaction", printable(&payment.id)),
+        ("status", printable(&payment.status)),
+        ("from", printable(&payment.from)),
+        ("to", printable(&payment.to)),
+        ("amount", format!("{} {}", payment.amount, printable(&payment.asset))),
+        ("position", payment.position.to_string()),
+        ("recorded at", printable(&payment.recorded_at)),
+    ];
+    rows.extend(payment.reference.map(|reference| ("reference", printable(&reference))));
+
+    let mut balances = output::table(&[
+        Column::Text("ACCOUNT"),
+        Column::Number("POSTED"),
+        Column::Number("AVAILABLE"),
+        Column::Number("VERSION"),
+    ]);
+    for (account, balance) in &payment.balances {
+        let text = |field: &str| match &balance[field] {
+            Value::String(text) => printable(text),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        balances.add_row([printable(account), text("posted"), text("available"), text("version")]);
+    }
+    Ok((output::facts(rows), balances))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn amounts_are_whole_numbers_and_the_error_names_the_one_that_was_meant() {
+        assert!(check_amount("1250", "EUR").is_ok());
+        let message = |amount: &str, asset: &str| check_amount(amount, asset).unwrap_err().to_string();
+        assert!(message("12.50", "EUR").ends_with("12.50 EUR is written --amount 1250"));
+        assert!(message("12.5", "EUR").ends_with("--amount 1250"));
+        assert!(message("0.05", "EUR").ends_with("--amount 5"));
+        assert!(message("1.250", "KWD").ends_with("--amount 1250"));
+        // More decimals than the asset has, or an asset whose scale only the server knows: no guess.
+        for (amount, asset) in [("12.505", "EUR"), ("12.50", "BTC"), ("-5", "EUR"), ("1e3", "EUR"), ("", "EUR")] {
+            assert!(message(amount, asset).ends_with("such as 1250 for 12.50 EUR"), "{amount} {asset}");
+        }
+        assert!(message("000", "EUR").contains("more than zero"));
+        assert!(message(&"9".repeat(39), "EUR").contains("38 digits"));
+    }
+
+    #[test]
+    fn idempotency_keys_are_visible_ascii() {
+        assert!(parse_idempotency_key("order-17").is_ok());
+        for wrong in ["", "a b", "ä", &"k".repeat(256)] {
+            assert!(parse_idempotency_key(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse_idempotency_key(&new_idempotency_key()).is_ok());
+        assert_ne!(new_idempotency_key(), new_idempotency_key());
+    }
+
+    #[test]
+    fn a_payment_is_shown_with_the_balances_after_it() {
+        let payment = json!({
+            "id": "0193", "type": "payment", "status": "posted", "from": "wallet:alice", "to": "wallet:bob",
+            "amount": "1250", "asset": "EUR", "reference": "inv-1", "description": null, "metadata": {},
+            "balances": {"wallet:alice": {"posted": "0", "available": "0", "version": 8},
+                         "wallet:bob": {"posted": "1250", "available": "1250", "version": 1}},
+            "position": 4712, "recorded_at": "r", "effective_at": "e",
+        });
+        let (mut facts, mut balances) = payment_tables(&payment).unwrap();
+        facts.force_no_tty();
+        balances.force_no_tty();
+        assert!(facts.lines().any(|line| line.trim_end() == "amount       1250 EUR"));
+        assert!(balances.lines().any(|line| line.trim_end() == "wallet:bob      1250       1250        1"));
+    }
+}

@@ -1,0 +1,131 @@
+//! `steelyard serve`
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::database::{DatabaseArgs, Opened};
+use crate::clock::SystemClock;
+use crate::cluster::{Worker, worker};
+use crate::config::{ACCOUNTS_IN_MEMORY_DEFAULT, ACCOUNTS_IN_MEMORY_MAX, ACCOUNTS_IN_MEMORY_MIN, LISTEN_DEFAULT};
+use crate::embedded_pg::EmbeddedPg;
+use crate::http::{App, router, server};
+use crate::telemetry::{logs, metric};
+
+/// How often the built-in PostgreSQL is looked after.
+const PATROL: Duration = Duration::from_secs(1);
+/// Looks of the patrol between two at the installation's files.
+const UPGRADE_PATROLS: u32 = 30;
+
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    /// Address and port of the HTTP API.
+    #[arg(long, env = "STEELYARD_LISTEN", default_value = LISTEN_DEFAULT, value_name = "ADDRESS")]
+    listen: SocketAddr,
+
+    /// Accounts that one ledger keeps in memory; others are read when they are needed.
+    #[arg(
+        long,
+        env = "STEELYARD_ACCOUNTS_IN_MEMORY",
+        default_value_t = ACCOUNTS_IN_MEMORY_DEFAULT,
+        value_parser = accounts_in_memory,
+        value_name = "N"
+    )]
+    accounts_in_memory: usize,
+
+    /// How log lines look.
+    #[arg(long, env = "STEELYARD_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORMAT")]
+    log_format: logs::Format,
+}
+
+fn accounts_in_memory(text: &str) -> Result<usize, String> {
+    let number: usize = text.parse().map_err(|_| "not a number".to_owned())?;
+    if !(ACCOUNTS_IN_MEMORY_MIN..=ACCOUNTS_IN_MEMORY_MAX).contains(&number) {
+        return Err(format!("choose {ACCOUNTS_IN_MEMORY_MIN} to {ACCOUNTS_IN_MEMORY_MAX}"));
+    }
+    Ok(number)
+}
+
+pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    logs::init(args.log_format);
+    // Before anything else, so that a signal during the start is not lost.
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("{} cannot be listened on; choose another with --listen", args.listen))?;
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "listening beyond this machine, and this release asks nobody who he is: keep it behind a network boundary");
+    }
+    let metrics = metric::install().map_err(|error| tracing::warn!(%error, "metrics are not collected")).ok();
+    let opened = args.database.open().await?;
+    let worker = Worker::start(worker::Options {
+        database: opened.migrated().await?,
+        address: format!("http://{address}"),
+        accounts_max: args.accounts_in_memory,
+        clock: Arc::new(SystemClock),
+    })
+    .await
+    .context("the service could not start on the database")?;
+    let app = Arc::new(App { worker, metrics });
+    tracing::info!(%address, "listening");
+
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
+    let patrol = opened.embedded.as_ref().map(|embedded| patrol(embedded, stop.clone()));
+    let signalled = async {
+        let name = tokio::select! {
+            _ = terminated.recv() => "SIGTERM",
+            _ = interrupted.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "draining: finishing what was accepted");
+        app.worker.drain();
+        stop.cancel();
+    };
+    match patrol {
+        Some(patrol) => _ = tokio::join!(signalled, patrol),
+        None => signalled.await,
+    }
+    served.await.context("the server loop failed")?;
+    app.worker.stop().await;
+    app.worker.database.pool().close().await;
+    Opened::close(opened).await?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Keeps the built-in PostgreSQL up: starts it again when it has died, and
+/// restarts it when its files were upgraded underneath it, before it tries to
+/// load a library that no longer fits.
+async fn patrol(embedded: &EmbeddedPg, stop: CancellationToken) {
+    let mut patrols = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PATROL) => {}
+        }
+        patrols += 1;
+        if !embedded.is_running() {
+            tracing::warn!("the built-in PostgreSQL is not running; starting it");
+            if let Err(error) = embedded.start().await {
+                tracing::error!(%error, "the built-in PostgreSQL could not be started");
+            }
+        } else if patrols % UPGRADE_PATROLS == 0 && embedded.upgraded_underneath().unwrap_or(false) {
+            tracing::warn!("PostgreSQL was upgraded underneath the built-in server; restarting it");
+            if let Err(error) = embedded.restart().await {
+                tracing::error!(%error, "the built-in PostgreSQL could not be restarted");
+            }
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Every setting of the service, with its default, its bound and its environment name.
+//!
+//! | setting | environment | default |
+//! | --- | --- | --- |
+//! | `--listen` | `STEELYARD_LISTEN` | `127.0.0.1:8080` |
+//! | `--database-url` | `DATABASE_URL` | the built-in PostgreSQL |
+//! | `--data-dir` | `STEELYARD_DATA_DIR` | `/var/lib/steelyard` for root, else `~/.local/share/steelyard` |
+//! | `--accounts-in-memory` | `STEELYARD_ACCOUNTS_IN_MEMORY` | 1,000,000 |
+//! | `--log-format` | `STEELYARD_LOG_FORMAT` | `text` |
+//! | | `STEELYARD_PG_BIN_DIR` | found by itself |
+//! | | `RUST_LOG` | `info` |
+
+/// Where the API listens.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:8080";
+
+/// Accounts that one ledger's sequencer keeps in memory: some 350 bytes each.
+pub const ACCOUNTS_IN_MEMORY_DEFAULT: usize = 1_000_000;
+
+/// Fewer could not hold the accounts of one batch of 10,000 payments.
+pub const ACCOUNTS_IN_MEMORY_MIN: usize = 50_000;
+/// More than slots have numbers for; and 35 GB.
+pub const ACCOUNTS_IN_MEMORY_MAX: usize = 100_000_000;
