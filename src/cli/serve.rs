@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::database::{DatabaseArgs, Opened};
+use super::database::DatabaseArgs;
 use crate::clock::SystemClock;
 use crate::cluster::{Worker, worker};
 use crate::config::{ACCOUNTS_IN_MEMORY_DEFAULT, ACCOUNTS_IN_MEMORY_MAX, ACCOUNTS_IN_MEMORY_MIN, LISTEN_DEFAULT};
@@ -83,7 +83,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 
     let stop = CancellationToken::new();
     let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
-    let patrol = opened.embedded.as_ref().map(|embedded| patrol(embedded, stop.clone()));
     let signalled = async {
         let name = tokio::select! {
             _ = terminated.recv() => "SIGTERM",
@@ -93,14 +92,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         app.worker.drain();
         stop.cancel();
     };
-    match patrol {
-        Some(patrol) => _ = tokio::join!(signalled, patrol),
+    match &opened.embedded {
+        Some(embedded) => _ = tokio::join!(signalled, patrol(embedded, stop.clone())),
         None => signalled.await,
     }
     served.await.context("the server loop failed")?;
     app.worker.stop().await;
     app.worker.database.pool().close().await;
-    Opened::close(opened).await?;
+    opened.close().await?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
