@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ pub const WALLETS: u32 = 12;
 const FUNDS: u32 = 5_000;
 /// A client that hears nothing for so long gives up, and tries again later.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Requests under way at a time while settling.
+const SETTLE_REQUESTS: usize = 8;
 /// Tries at a definite answer after the faults are over.
 const SETTLE_TRIES_MAX: u32 = 200;
 
@@ -24,6 +27,8 @@ const SETTLE_TRIES_MAX: u32 = 200;
 struct Asked {
     body: Value,
     answer: Option<Answer>,
+    /// Checked after the faults of its round.
+    settled: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +105,7 @@ impl History {
             .lock()
             .expect("no panic")
             .entry(key.clone())
-            .or_insert_with(|| Asked { body: body.clone(), answer: None });
+            .or_insert_with(|| Asked { body: body.clone(), answer: None, settled: false });
         let Some((status, answer)) = self.post("payments", Some(&key), &body).await else { return false };
         let transaction = match status {
             201 => &answer["id"],
@@ -135,16 +140,21 @@ impl History {
     /// before if it had one; the log has each exactly once and nothing else;
     /// and the whole ledger verifies.
     pub async fn settle_and_check(&self, database: &Database, conn: &mut PgConnection) {
-        let keys: Vec<(String, Value)> =
-            self.asked.lock().expect("no panic").iter().map(|(key, asked)| (key.clone(), asked.body.clone())).collect();
-        for (key, body) in keys {
-            let mut tries = 0;
-            while !self.ask(key.clone(), body.clone()).await {
-                tries += 1;
-                assert!(tries < SETTLE_TRIES_MAX, "{key} gets no definite answer");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+        let open: Vec<(String, Value)> = {
+            let mut asked = self.asked.lock().expect("no panic");
+            let open = asked.iter_mut().filter(|(_, asked)| !std::mem::replace(&mut asked.settled, true));
+            open.map(|(key, asked)| (key.clone(), asked.body.clone())).collect()
+        };
+        futures::stream::iter(open)
+            .for_each_concurrent(SETTLE_REQUESTS, async |(key, body)| {
+                let mut tries = 0;
+                while !self.ask(key.clone(), body.clone()).await {
+                    tries += 1;
+                    assert!(tries < SETTLE_TRIES_MAX, "{key} gets no definite answer");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+            .await;
         let rows: Vec<(String, String, String)> = sqlx::query_as(
             "SELECT idempotency_key, transaction_id::text, type FROM events WHERE idempotency_key IS NOT NULL",
         )
