@@ -68,7 +68,7 @@ impl Session {
                     match ended {
                         Ended::Stopped => return self.leave(held).await,
                         Ended::Lost(error) => {
-                            tracing::warn!(%error, "the claims connection is lost; all claims with it")
+                            tracing::warn!(%error, "the claims connection is lost; all claims with it");
                         }
                         Ended::Deposed(unit) => tracing::warn!(?unit, "another worker took over; rejoining"),
                     }
