@@ -225,7 +225,7 @@ impl Session {
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             if changed {
-                tracing::info!(from = %known, to = %status, "status");
+                tracing::info!(to = %status, "status");
                 *known = status;
             }
             changed

@@ -13,6 +13,7 @@ pub mod ledgers;
 pub mod numeric;
 pub mod payload;
 pub mod projections;
+pub mod rows;
 
 pub use connect::Database;
 pub use error::Error;

@@ -142,8 +142,12 @@ impl History {
     pub async fn settle_and_check(&self, database: &Database, conn: &mut PgConnection) {
         let open: Vec<(String, Value)> = {
             let mut asked = self.asked.lock().expect("no panic");
-            let open = asked.iter_mut().filter(|(_, asked)| !std::mem::replace(&mut asked.settled, true));
-            open.map(|(key, asked)| (key.clone(), asked.body.clone())).collect()
+            let open = asked.iter_mut().filter(|(_, asked)| !asked.settled);
+            open.map(|(key, asked)| {
+                asked.settled = true;
+                (key.clone(), asked.body.clone())
+            })
+            .collect()
         };
         futures::stream::iter(open)
             .for_each_concurrent(SETTLE_REQUESTS, async |(key, body)| {

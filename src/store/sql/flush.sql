@@ -108,4 +108,8 @@ faults AS (
     ON CONFLICT (shard, ledger_id, account_id) DO NOTHING
     RETURNING 1
 )
-SELECT shard AS "shard!", (SELECT count(*) FROM faults) AS "faults!" FROM advanced
+SELECT
+    shard AS "shard!",
+    (SELECT count(*) FROM faults) AS "faults!",
+    (SELECT array_agg(account_id) FROM stopped) AS stopped
+FROM advanced
