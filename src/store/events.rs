@@ -344,6 +344,41 @@ pub async fn read_events(
     read(executor, ledger_id, after, limit).await?.into_iter().map(Row::into_event).collect()
 }
 
+/// An event with the epoch under which it was appended.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    pub event: Event,
+    pub epoch: Epoch,
+}
+
+/// Up to `limit` events after `after` and up to `to`, in order, as they are:
+/// it is the caller who looks for holes.
+pub async fn read_logged(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    after: Position,
+    to: Position,
+    limit: i64,
+) -> Result<Vec<Logged>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+               payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at, epoch
+        FROM events
+        WHERE ledger_id = $1 AND position > $2 AND position <= $3
+        ORDER BY position
+        LIMIT $4
+        "#,
+        ledger_id,
+        after as i64,
+        to as i64,
+        limit
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(|row| Ok(Logged { epoch: row.epoch, event: row!(row).into_event()? })).collect()
+}
+
 /// The events at `positions`, in order of position; those that do not exist are left out.
 pub async fn at_positions(
     executor: impl PgExecutor<'_>,

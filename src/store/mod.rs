@@ -14,6 +14,8 @@ pub mod numeric;
 pub mod payload;
 pub mod projections;
 pub mod rows;
+pub mod rebuild;
+pub mod verify;
 
 pub use connect::Database;
 pub use error::Error;
