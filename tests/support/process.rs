@@ -1,0 +1,95 @@
+//! Steelyard as a process of its own, to be killed.
+
+use std::process::{ExitStatus, Stdio};
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+use super::WAIT;
+
+/// `steelyard serve` on a free port of 127.0.0.1. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    origin: String,
+    /// What it has logged so far, by line.
+    log: watch::Receiver<Vec<Value>>,
+}
+
+impl Process {
+    /// Starts on a database, with settings in its environment
+    /// (`STEELYARD_FAILPOINT`), and waits until it listens.
+    pub async fn spawn(database_url: &str, envs: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_steelyard"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .env("DATABASE_URL", database_url)
+            .env("RUST_LOG", "info,sqlx=warn")
+            .env_remove("STEELYARD_FAILPOINT")
+            .envs(envs.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (log_of_reader, log) = watch::channel(Vec::new());
+        // Ends with the process, whose standard error it reads.
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                log_of_reader.send_modify(|log| log.push(line));
+            }
+        });
+        let mut process = Self { child, origin: String::new(), log };
+        let listening = process.logs(|line| line["message"] == "listening").await;
+        process.origin = format!("http://{}", listening["address"].as_str().unwrap());
+        process
+    }
+
+    /// What comes before the path of a URL.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Waits until it serves; it may have served and stopped since.
+    pub async fn serves(&self) {
+        self.logs(|line| line["message"] == "status" && line["to"] == "serving").await;
+    }
+
+    /// Waits for a line of its log, and gives it.
+    pub async fn logs(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut log = self.log.clone();
+        let found = tokio::time::timeout(WAIT, log.wait_for(|log| log.iter().any(&wanted))).await;
+        let Ok(Ok(found)) = found.map(|found| found.map(|log| log.clone())) else {
+            panic!("the process did not log what was waited for, but {:#?}", *self.log.borrow());
+        };
+        found.into_iter().find(wanted).unwrap()
+    }
+
+    /// `kill -9`, and its end.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.ended().await
+    }
+
+    /// Stops it where it is, as a machine that hangs would; `true` lets it go on.
+    pub fn stop_or_continue(&self, go_on: bool) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
+        let signal = if go_on { rustix::process::Signal::CONT } else { rustix::process::Signal::STOP };
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits until it ends by itself, at a failpoint for one.
+    pub async fn ended(&mut self) -> ExitStatus {
+        tokio::time::timeout(WAIT, self.child.wait()).await.unwrap().unwrap()
+    }
+}
