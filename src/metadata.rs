@@ -16,13 +16,16 @@ const TWO_TO_63: f64 = 9_223_372_036_854_775_808.0;
 pub enum InvalidMetadata {
     #[error("metadata is a JSON object")]
     NotAnObject,
+    #[error("metadata has at most 127 levels, numbers that fit a double, and no half of a surrogate pair")]
+    OutOfBounds,
     #[error("the character U+0000 cannot be stored; leave it out")]
     Nul,
 }
 
 /// The canonical text; `None` for an empty object.
 pub fn canonical(json: &str) -> Result<Option<Arc<str>>, InvalidMetadata> {
-    let mut value: Value = serde_json::from_str(json).map_err(|_| InvalidMetadata::NotAnObject)?;
+    // It is well-formed, but serde_json takes only so much.
+    let mut value: Value = serde_json::from_str(json).map_err(|_| InvalidMetadata::OutOfBounds)?;
     let members = value.as_object().ok_or(InvalidMetadata::NotAnObject)?;
     if members.is_empty() {
         return Ok(None);
@@ -115,6 +118,11 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!(canonical("{}"), Ok(None));
         assert_eq!(canonical("[1]"), Err(InvalidMetadata::NotAnObject));
+        for extreme in
+            [r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, &format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200))]
+        {
+            assert_eq!(canonical(extreme), Err(InvalidMetadata::OutOfBounds), "{extreme}");
+        }
         assert_eq!(canonical(r#"{"a":["\u0000"]}"#), Err(InvalidMetadata::Nul));
     }
 }

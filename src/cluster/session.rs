@@ -223,7 +223,8 @@ impl Session {
             Status::Starting("the sequencer is loading".to_owned())
         };
         self.status.send_if_modified(|known| {
-            let changed = *known != status;
+            // Draining is for good, whatever is still held.
+            let changed = *known != status && *known != Status::Draining;
             if changed {
                 tracing::info!(to = %status, "status");
                 *known = status;

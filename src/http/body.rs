@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::problem::{Code, FieldError, Problem};
+use super::wire::Object;
 
 /// A batch of 10,000 payments with references and some metadata.
 pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -31,7 +32,10 @@ pub async fn read(request: Request<Body>) -> Result<Bytes, Problem> {
         Err(Problem::new(Code::RequestTimeout, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs())))
     })?;
     if !json {
-        return Err(Problem::new(Code::UnsupportedMediaType, "the content type is not application/json; send the header Content-Type: application/json"));
+        return Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "the content type is not application/json; send the header Content-Type: application/json",
+        ));
     }
     Ok(bytes)
 }
@@ -71,13 +75,16 @@ async fn collect(mut body: Body) -> Result<Bytes, Problem> {
     Ok(first.unwrap_or_else(|| rest.freeze()))
 }
 
-/// Reads `T` from JSON.
+/// Reads `T` from a JSON object.
 ///
 /// # Errors
 /// `malformed_json` for what is not JSON; `validation_failed`, with a pointer,
 /// for JSON that is not a `T`.
 pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| explain::<T>(bytes, &error))
+    match serde_json::from_slice(bytes) {
+        Ok(Object(value)) => Ok(value),
+        Err(error) => Err(explain::<Object<T>>(bytes, &error)),
+    }
 }
 
 /// The slow path, which only broken requests take.
@@ -162,6 +169,8 @@ mod tests {
         check(r#"{"items":[{"amount":"1","x/y":1}]}"#, Code::ValidationFailed, "/items/0/x~1y");
         check(r#"{"items":[{"amount":"1","amount":"2"}]}"#, Code::ValidationFailed, "/items/0/amount");
         check(r"[]", Code::ValidationFailed, "");
+        // serde would read a struct from an array as well.
+        check(r#"[[{"amount":"1"}]]"#, Code::ValidationFailed, "");
         // Broken JSON is broken, even behind a field that is unknown.
         check(r#"{"x":1,"#, Code::MalformedJson, "");
     }

@@ -5,6 +5,7 @@ use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use super::problem::{Code, FieldError, Problem};
+use crate::ledger::AccountCode;
 
 /// Items of a page when nothing is asked for.
 pub const PAGE_DEFAULT: i64 = 100;
@@ -56,14 +57,28 @@ pub fn limit(limit: Option<i64>) -> Result<i64, Problem> {
 }
 
 /// Cursors are the position or the version after which to go on, behind a
-/// letter that says which, so that one list's cursor is refused by another.
+/// letter that says which, so that one list's cursor is refused by another. An
+/// empty one begins at the beginning.
 pub fn cursor(kind: char, after: Option<&str>) -> Result<Option<u64>, Problem> {
-    let Some(text) = after else { return Ok(None) };
+    let Some(text) = after.filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = text.strip_prefix(kind).and_then(|digits| digits.parse::<u64>().ok());
     number
         .filter(|number| i64::try_from(*number).is_ok())
         .map(Some)
         .ok_or_else(|| Problem::invalid("/query/after", "this is no cursor of this list"))
+}
+
+/// Cursors of lists by name: the name after which to go on, behind such a letter.
+/// An empty one begins at the beginning.
+pub fn name_cursor(kind: char, after: Option<&str>) -> Result<&str, Problem> {
+    let Some(text) = after.filter(|text| !text.is_empty()) else { return Ok("") };
+    let name = text.strip_prefix(kind).filter(|name| AccountCode::new(name).is_ok());
+    name.ok_or_else(|| Problem::invalid("/query/after", "this is no cursor of this list"))
+}
+
+/// The opaque text of a cursor.
+pub fn name_cursor_text(kind: char, after: &str) -> String {
+    format!("{kind}{after}")
 }
 
 /// The opaque text of a cursor.

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::problem::{Code, Problem};
 use crate::cluster::Ledger;
 use crate::ledger::Position;
-use crate::sequencer::{REQUEST_DEADLINE, Work};
-use crate::store::{Database, projections};
+use crate::sequencer::{Answer, REQUEST_DEADLINE, Unavailable, Work};
+use crate::store::{Database, events, projections};
 
 /// A read waits so long for the projections.
 const PROJECTION_WAIT: Duration = Duration::from_secs(1);
@@ -64,17 +64,38 @@ pub async fn projections_at(ledger: &Ledger, database: &Database, freshness: Fre
 
 /// The head of the log, proven.
 pub async fn head(ledger: &Ledger) -> Result<Position, Problem> {
-    let answer = ledger.handle.submit(Work::ReadHead, Instant::now() + REQUEST_DEADLINE).await?;
-    Ok(answer.position)
+    Ok(ask(ledger, Work::ReadHead).await?.position)
 }
 
-/// Waits until the log itself has reached a position that a client names.
-pub async fn log_at(ledger: &Ledger, min_position: Option<Position>) -> Result<(), Problem> {
-    let Some(wanted) = min_position else { return Ok(()) };
+/// Asks the sequencer for what it knows.
+///
+/// # Errors
+/// 503 when there is no sequencer to ask, or none that answers: that an outcome
+/// is unknown can be said of a write only.
+pub async fn ask(ledger: &Ledger, read: Work) -> Result<Answer, Problem> {
+    ledger.handle.submit(read, Instant::now() + REQUEST_DEADLINE).await.map_err(|reason| match reason {
+        Unavailable::OutcomeUnknown => Unavailable::TimedOut.into(),
+        reason => reason.into(),
+    })
+}
+
+/// Waits until the log itself has reached a position that a client names, and
+/// says where it is at least.
+///
+/// # Errors
+/// `projection_behind`; 503 when the database cannot be asked.
+pub async fn log_at(ledger: &Ledger, database: &Database, min_position: Option<Position>) -> Result<Position, Problem> {
+    let wanted = min_position.unwrap_or(0);
+    let serves = *ledger.serving.borrow();
+    if !serves {
+        // Another worker appends: ask the table.
+        let head = events::head(database.pool(), ledger.ledger_id).await?.map_or(0, |(position, _)| position);
+        return if head >= wanted { Ok(head) } else { Err(behind(wanted, head)) };
+    }
     let mut heads = ledger.tail.subscribe();
     let reached = heads.wait_for(|head| *head >= wanted);
     match tokio::time::timeout(PROJECTION_WAIT, reached).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(ledger.tail.head()),
         Err(_) => Err(behind(wanted, ledger.tail.head())),
     }
 }

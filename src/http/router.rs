@@ -1,10 +1,12 @@
-//! Which route is whose.
+//! Which route is whose: one table, which the router is built from and the
+//! description is checked against.
 
 use axum::Router;
+use axum::handler::Handler;
 use axum::http::{HeaderValue, header};
 use axum::middleware;
 use axum::response::IntoResponse;
-use axum::routing::{get, post, put};
+use axum::routing::{self, MethodRouter};
 
 use super::problem::{Code, Problem};
 use super::routes::{accounts, events, ledgers, operations, payments, transactions};
@@ -12,37 +14,64 @@ use super::{SharedApp, observe, openapi};
 
 /// Everything that is served.
 pub fn router(app: SharedApp) -> Router {
-    let ledger = Router::new()
-        .route("/assets", get(ledgers::list_assets))
-        .route("/assets/{code}", put(ledgers::define_asset))
-        .route("/accounts", get(accounts::list).post(accounts::open))
-        .route("/accounts/batch", post(accounts::open_batch))
-        .route("/accounts/{code}", get(accounts::show))
-        .route("/accounts/{code}/entries", get(accounts::entries))
-        .route("/payments", post(payments::pay))
-        .route("/payments/batch", post(payments::pay_batch))
-        .route("/transactions", get(transactions::list))
-        .route("/transactions/{id}", get(transactions::show))
-        .route("/events", get(events::list))
-        .route("/events/stream", get(events::stream));
-    Router::new()
-        .route("/v1/ledgers", get(ledgers::list))
-        .route("/v1/ledgers/{ledger}", put(ledgers::create))
-        .nest("/v1/ledgers/{ledger}", ledger)
-        .route("/v1/cluster", get(operations::cluster))
-        .route("/livez", get(operations::livez))
-        .route("/readyz", get(operations::readyz))
-        .route("/metrics", get(operations::metrics))
-        .route("/problems/{code}", get(operations::problem))
-        .route("/openapi.json", get(openapi::document))
-        .route("/docs", get(openapi::page))
-        .route("/docs/rapidoc.js", get(openapi::script))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| router.route(route.path, route.serve))
         .fallback(async || Problem::new(Code::NotFound, "there is no such route; see /docs"))
         .method_not_allowed_fallback(async || {
             Problem::new(Code::MethodNotAllowed, "this route does not take the method; see the Allow header")
         })
         .layer(middleware::from_fn(observe::request))
         .with_state(app)
+}
+
+/// One method of one path.
+pub struct Route {
+    /// In lower case, as in the description.
+    pub method: &'static str,
+    pub path: &'static str,
+    serve: MethodRouter<SharedApp>,
+}
+
+/// The table.
+pub fn routes() -> Vec<Route> {
+    vec![
+        get("/v1/ledgers", ledgers::list),
+        put("/v1/ledgers/{ledger}", ledgers::create),
+        get("/v1/ledgers/{ledger}/assets", ledgers::list_assets),
+        put("/v1/ledgers/{ledger}/assets/{code}", ledgers::define_asset),
+        get("/v1/ledgers/{ledger}/accounts", accounts::list),
+        post("/v1/ledgers/{ledger}/accounts", accounts::open),
+        post("/v1/ledgers/{ledger}/accounts/batch", accounts::open_batch),
+        get("/v1/ledgers/{ledger}/accounts/{code}", accounts::show),
+        get("/v1/ledgers/{ledger}/accounts/{code}/entries", accounts::entries),
+        post("/v1/ledgers/{ledger}/payments", payments::pay),
+        post("/v1/ledgers/{ledger}/payments/batch", payments::pay_batch),
+        get("/v1/ledgers/{ledger}/transactions", transactions::list),
+        get("/v1/ledgers/{ledger}/transactions/{id}", transactions::show),
+        get("/v1/ledgers/{ledger}/events", events::list),
+        get("/v1/ledgers/{ledger}/events/stream", events::stream),
+        get("/v1/cluster", operations::cluster),
+        get("/livez", operations::livez),
+        get("/readyz", operations::readyz),
+        get("/metrics", operations::metrics),
+        get("/problems/{code}", operations::problem),
+        get("/openapi.json", openapi::document),
+        get("/docs", openapi::page),
+        get("/docs/rapidoc.js", openapi::script),
+    ]
+}
+
+fn get<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: "get", path, serve: routing::get(handler) }
+}
+
+fn post<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: "post", path, serve: routing::post(handler) }
+}
+
+fn put<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: "put", path, serve: routing::put(handler) }
 }
 
 /// Answers with a file that is part of the program.

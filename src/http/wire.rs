@@ -1,9 +1,13 @@
 //! Requests and answers as JSON; the core's types stay free of it.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -33,6 +37,31 @@ impl<'de> Deserialize<'de> for AmountInput {
             [b'-' | b'0'..=b'9', ..] => Ok(Self(raw.parse())),
             _ => Err(serde::de::Error::custom("an amount is a string or an integer")),
         }
+    }
+}
+
+/// A `T` that is a JSON object. By itself serde reads a struct from an array
+/// too, by the order of the fields, which nobody is promised.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Members<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Members(PhantomData))
     }
 }
 
@@ -85,7 +114,7 @@ impl<'a> BatchItemInput<'a> {
 #[serde(deny_unknown_fields)]
 pub struct PaymentBatchInput<'a> {
     #[serde(borrow)]
-    pub payments: Vec<BatchItemInput<'a>>,
+    pub payments: Vec<Object<BatchItemInput<'a>>>,
     #[serde(default)]
     pub atomic: bool,
 }
@@ -117,7 +146,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<A
 #[serde(deny_unknown_fields)]
 pub struct AccountBatchInput<'a> {
     #[serde(borrow)]
-    pub accounts: Vec<AccountInput<'a>>,
+    pub accounts: Vec<Object<AccountInput<'a>>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -161,7 +161,8 @@ impl<'a> Build<'a> {
     /// over a connection of its own, and builds the indexes.
     async fn load(&mut self, database: &Database, owner: &mut PgConnection) -> Result<(), Error> {
         let heads = sql::heads(owner).await?;
-        let mut others = [database.connect_owner().await?, database.connect_owner().await?, database.connect_owner().await?];
+        let mut others =
+            [database.connect_owner().await?, database.connect_owner().await?, database.connect_owner().await?];
         let [a, b, r] = &mut others;
         let mut conns = [a, b, owner, r];
         for (conn, definition) in conns.iter_mut().zip(&self.definitions) {

@@ -151,7 +151,12 @@ impl Replay {
     ) -> Result<(), Contradiction> {
         let Fact::AccountOpened { code, asset, normal, limits, metadata } = &event.fact else { return Ok(()) };
         if !self.codes.insert(code.clone()) {
-            return Err(differs(event.position, format!("account {code}"), "a new account", "one that is open already"));
+            return Err(differs(
+                event.position,
+                format!("account {code}"),
+                "a new account",
+                "one that is open already",
+            ));
         }
         let account = Account {
             id: event.position,
@@ -259,7 +264,8 @@ impl Replay {
 
 /// Adds a leg's amount to its account, and compares with what the leg states.
 fn add_leg(account: &mut Account, leg: &Leg, position: Position) -> Result<(), Contradiction> {
-    let differs = |expected: String, found: String| differs(position, format!("account {}", leg.account), expected, found);
+    let differs =
+        |expected: String, found: String| differs(position, format!("account {}", leg.account), expected, found);
     if leg.normal != account.normal {
         return Err(differs(format!("a {}-normal account", account.normal.as_str()), leg.normal.as_str().to_owned()));
     }

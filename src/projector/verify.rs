@@ -178,13 +178,23 @@ impl<'a> Verification<'a> {
     async fn read_checkpoints(&mut self, conn: &mut PgConnection) -> Result<(), Failure> {
         for row in sql::checkpoints(conn).await? {
             let Some(ledger) = self.ledgers.get_mut(&row.ledger_id) else {
-                return Err(differs(row.ledger_id, format!("checkpoint of shard {}", row.shard), "no ledger, no checkpoint", row.position));
+                return Err(differs(
+                    row.ledger_id,
+                    format!("checkpoint of shard {}", row.shard),
+                    "no ledger, no checkpoint",
+                    row.position,
+                ));
             };
             match usize::try_from(row.shard).ok().and_then(|shard| ledger.checkpoints.get_mut(shard)) {
                 Some(slot) => *slot = Some(row.position as Position),
                 None => {
                     let expected = format!("{} shards", ledger.checkpoints.len());
-                    return Err(differs(&ledger.name, format!("checkpoint of shard {}", row.shard), expected, row.position));
+                    return Err(differs(
+                        &ledger.name,
+                        format!("checkpoint of shard {}", row.shard),
+                        expected,
+                        row.position,
+                    ));
                 }
             }
         }
@@ -263,7 +273,8 @@ impl<'a> Verification<'a> {
         }
         let Some(fault) = sql::first_fault(conn).await? else { return Ok(()) };
         let ledger = self.ledgers.get(&fault.ledger_id);
-        let account = ledger.and_then(|ledger| ledger.replay.accounts().get(ledger.replay.index_of(fault.account_id as AccountId)?));
+        let account = ledger
+            .and_then(|ledger| ledger.replay.accounts().get(ledger.replay.index_of(fault.account_id as AccountId)?));
         let account = account.map_or_else(|| fault.account_id.to_string(), |account| account.code.to_string());
         let name = ledger.map_or_else(|| fault.ledger_id.to_string(), |ledger| ledger.name.clone());
         let found = format!("stopped at position {}, which follows on version {}", fault.position, fault.expected);
@@ -423,7 +434,11 @@ impl Ledger {
             ("min_balance", limit(expected.limits.min_balance), limit(row.min_balance)),
             ("max_balance", limit(expected.limits.max_balance), limit(row.max_balance)),
             ("status", AccountStatus::Open.as_str().to_owned(), row.status.clone()),
-            ("metadata", expected.metadata.clone().unwrap_or_else(none).to_string(), metadata.unwrap_or_else(none).to_string()),
+            (
+                "metadata",
+                expected.metadata.clone().unwrap_or_else(none).to_string(),
+                metadata.unwrap_or_else(none).to_string(),
+            ),
             ("opened_at", format!("{:?}", expected.opened_at), format!("{:?}", row.opened_at)),
         ];
         if std::mem::replace(&mut expected.account_found, true) {
@@ -452,10 +467,17 @@ impl Ledger {
             return Err(differs(&self.name, subject, "one row", "two"));
         }
         if row.shard != account.shard {
-            return Err(differs(&self.name, subject, format!("shard {}", account.shard), format!("shard {}", row.shard)));
+            return Err(differs(
+                &self.name,
+                subject,
+                format!("shard {}", account.shard),
+                format!("shard {}", row.shard),
+            ));
         }
         match expected.balance {
-            Some(balance) if balance != found => Err(differs(&self.name, subject, describe(&balance), describe(&found))),
+            Some(balance) if balance != found => {
+                Err(differs(&self.name, subject, describe(&balance), describe(&found)))
+            }
             _ => Ok(()),
         }
     }
@@ -479,7 +501,8 @@ impl Ledger {
         let account = &self.replay.accounts()[index];
         let subject = format!("{} of account {}", table.name(), account.code);
         let differ = |expected: String, found: String| differs(&self.name, &subject, expected, found);
-        let mut stored = Stored { ledger_id, account_id: account.id, table, lines: Vec::new().into_iter(), after: (0, -1) };
+        let mut stored =
+            Stored { ledger_id, account_id: account.id, table, lines: Vec::new().into_iter(), after: (0, -1) };
         let (mut after, to) = (account.id, checkpoint(&self.checkpoints, account.shard).min(self.head));
         while after < to {
             let page = events::read_logged(&mut *conn, ledger_id, after, to, SEARCH_PAGE).await?;
@@ -494,7 +517,10 @@ impl Ledger {
             }
         }
         let extra = stored.next(conn).await?;
-        Ok(differ("no other row".to_owned(), extra.map_or_else(|| "a row that cannot be shown".to_owned(), |line| line.text)))
+        Ok(differ(
+            "no other row".to_owned(),
+            extra.map_or_else(|| "a row that cannot be shown".to_owned(), |line| line.text),
+        ))
     }
 }
 

@@ -13,8 +13,8 @@ pub mod ledgers;
 pub mod numeric;
 pub mod payload;
 pub mod projections;
-pub mod rows;
 pub mod rebuild;
+pub mod rows;
 pub mod verify;
 
 pub use connect::Database;

@@ -72,11 +72,8 @@ fn names() -> Vec<String> {
 
 /// Takes the lock of rebuilds for this session; `false` when another has it.
 pub async fn lock(conn: &mut PgConnection) -> Result<bool, Error> {
-    let locked = sqlx::query_scalar!(
-        r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#,
-        REBUILD_LOCK.0,
-        REBUILD_LOCK.1
-    );
+    let locked =
+        sqlx::query_scalar!(r#"SELECT pg_try_advisory_lock($1, $2) AS "locked!""#, REBUILD_LOCK.0, REBUILD_LOCK.1);
     Ok(locked.fetch_one(conn).await?)
 }
 

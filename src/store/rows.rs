@@ -139,7 +139,8 @@ impl BalanceRow {
     /// As if one flush had written it, from the account's beginning.
     pub fn encode(&self, out: &mut Vec<u8>) {
         self.owner.write(10, out);
-        let Balance { debits_posted, credits_posted, debits_pending, credits_pending, version, position } = self.balance;
+        let Balance { debits_posted, credits_posted, debits_pending, credits_pending, version, position } =
+            self.balance;
         for total in [debits_posted, credits_posted, debits_pending, credits_pending] {
             amount(out, total);
         }

@@ -221,11 +221,7 @@ pub async fn encoded_rows(
     let messages = conn.copy_out_raw(&statement).await?;
     // One row a message, as the protocol has it, the header before the first.
     let rows = messages.map_err(Error::from).map_ok(|mut message| {
-        if message.starts_with(COPY_HEADER) {
-            message.split_off(COPY_HEADER.len())
-        } else {
-            message.split_off(0)
-        }
+        if message.starts_with(COPY_HEADER) { message.split_off(COPY_HEADER.len()) } else { message.split_off(0) }
     });
     let is_row = |row: &bytes::Bytes| !row.is_empty() && !row.starts_with(&COPY_TRAILER);
     Ok(rows.try_filter(move |row| std::future::ready(is_row(row))).boxed())

@@ -21,11 +21,13 @@ async fn amounts_mean_the_same_to_postgresql() {
         use proptest::strategy::ValueTree;
         amounts.extend(Amount::new(any.new_tree(&mut runner).unwrap().current()));
     }
-    let rows = sqlx::query("SELECT u.n AS number, u.n::text AS text FROM UNNEST($1::numeric(38,0)[]) WITH ORDINALITY u(n, o) ORDER BY o")
-        .bind(&amounts)
-        .fetch_all(&mut conn)
-        .await
-        .unwrap();
+    let rows = sqlx::query(
+        "SELECT u.n AS number, u.n::text AS text FROM UNNEST($1::numeric(38,0)[]) WITH ORDINALITY u(n, o) ORDER BY o",
+    )
+    .bind(&amounts)
+    .fetch_all(&mut conn)
+    .await
+    .unwrap();
     assert_eq!(rows.len(), amounts.len());
     for (row, amount) in rows.iter().zip(&amounts) {
         assert_eq!(row.get::<String, _>("text"), amount.to_string());

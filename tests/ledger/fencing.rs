@@ -112,10 +112,8 @@ async fn a_deposed_sequencer_stores_nothing_under_its_old_epoch_and_its_client_i
         assert!(matches!(answer.outcomes[0], Outcome::Recorded { .. }), "{answer:?}");
     }
     serving(&worker).await;
-    let epochs: Vec<i64> = sqlx::query_scalar("SELECT epoch FROM events WHERE idempotency_key = 'k1'")
-        .fetch_all(&mut conn)
-        .await
-        .unwrap();
+    let epochs: Vec<i64> =
+        sqlx::query_scalar("SELECT epoch FROM events WHERE idempotency_key = 'k1'").fetch_all(&mut conn).await.unwrap();
     assert_eq!(epochs.len(), usize::from(answer.is_ok()), "{answer:?}");
     assert!(epochs.iter().all(|epoch| *epoch > taken), "{epochs:?} after {taken}");
     worker.stop().await;

@@ -21,21 +21,17 @@ async fn a_key_that_memory_forgot_is_found_by_the_index_and_the_rest_is_decided_
         .execute(&mut conn)
         .await
         .unwrap();
-    let items = smallvec![
-        payment("bank", "a", 10, "new-1"),
-        payment("bank", "a", 10, "old"),
-        payment("a", "b", 10, "new-2"),
-    ];
+    let items =
+        smallvec![payment("bank", "a", 10, "new-1"), payment("bank", "a", 10, "old"), payment("a", "b", 10, "new-2"),];
     let answer = ledger.handle.submit(Work::Each(items), Instant::now() + PATIENCE).await.unwrap();
     assert!(matches!(answer.outcomes[0], Outcome::Recorded { .. }), "{answer:?}");
     assert!(matches!(answer.outcomes[1], Outcome::KeyUsed), "{answer:?}");
     assert!(matches!(answer.outcomes[2], Outcome::Recorded { .. }), "{answer:?}");
-    let keys: Vec<String> = sqlx::query_scalar(
-        "SELECT idempotency_key FROM events WHERE idempotency_key IS NOT NULL ORDER BY position",
-    )
-    .fetch_all(&mut conn)
-    .await
-    .unwrap();
+    let keys: Vec<String> =
+        sqlx::query_scalar("SELECT idempotency_key FROM events WHERE idempotency_key IS NOT NULL ORDER BY position")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
     assert_eq!(keys, ["new-1", "new-2"]);
     // Nothing was decided on the payment that was taken back: a has 10 - 10.
     let declined = submit(&ledger, payment("a", "b", 1, "new-3")).await.unwrap();

@@ -4,9 +4,9 @@ mod codec;
 mod fencing;
 mod keys;
 mod plans;
-mod traps;
 #[path = "../support/mod.rs"]
 mod support;
+mod traps;
 
 use std::sync::Arc;
 use std::time::Duration;

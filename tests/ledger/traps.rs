@@ -107,7 +107,8 @@ async fn a_poison_event_stops_its_account_and_no_other() {
     submit(&ledger, payment("bank", "a", 5, "k1")).await.unwrap();
     tokio::time::timeout(PATIENCE, ledger.checkpoints.reached(ledger.tail.head())).await.unwrap();
     let mut conn = worker.database.connect_owner().await.unwrap();
-    let break_a = "UPDATE balances SET version = 40 WHERE account_id = (SELECT account_id FROM accounts WHERE code = 'a')";
+    let break_a =
+        "UPDATE balances SET version = 40 WHERE account_id = (SELECT account_id FROM accounts WHERE code = 'a')";
     sqlx::query(break_a).execute(&mut conn).await.unwrap();
     submit(&ledger, payment("bank", "a", 5, "k2")).await.unwrap();
     submit(&ledger, payment("bank", "b", 5, "k3")).await.unwrap();
@@ -116,12 +117,11 @@ async fn a_poison_event_stops_its_account_and_no_other() {
                  GROUP BY 1 ORDER BY 1";
     let lines: Vec<(String, i64)> = sqlx::query_as(lines).fetch_all(&mut conn).await.unwrap();
     assert_eq!(lines, [("a".into(), 1), ("b".into(), 1), ("bank".into(), 3)]);
-    let faults: Vec<String> = sqlx::query_scalar(
-        "SELECT code FROM projection_faults JOIN accounts USING (shard, ledger_id, account_id)",
-    )
-    .fetch_all(&mut conn)
-    .await
-    .unwrap();
+    let faults: Vec<String> =
+        sqlx::query_scalar("SELECT code FROM projection_faults JOIN accounts USING (shard, ledger_id, account_id)")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
     assert_eq!(faults, ["a"]);
     worker.stop().await;
 }
@@ -190,7 +190,8 @@ async fn accounts_beyond_the_bound_of_memory_keep_their_balances() {
     }
     for n in 0..60 {
         // Each commit lets some go; none that is needed is lost.
-        let items = smallvec![payment("a", "b", 1, &format!("p{n}")), payment(&format!("x:0:{n}"), "b", 1, &format!("q{n}"))];
+        let items =
+            smallvec![payment("a", "b", 1, &format!("p{n}")), payment(&format!("x:0:{n}"), "b", 1, &format!("q{n}"))];
         ledger.handle.submit(Work::Each(items), Instant::now().into_tokio() + PATIENCE).await.unwrap();
     }
     let read = |name: &'static str| {

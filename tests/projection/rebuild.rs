@@ -158,7 +158,11 @@ impl Load {
                         return;
                     }
                     let from = (client * 7 + round) % RING;
-                    let request = payment(&format!("ring:{from}"), &format!("ring:{}", (from + 1 + client) % RING), 1 + round % 9);
+                    let request = payment(
+                        &format!("ring:{from}"),
+                        &format!("ring:{}", (from + 1 + client) % RING),
+                        1 + round % 9,
+                    );
                     let key = format!("load {client} {round}");
                     submit(&ledger, Command::Transact(request), Some(&key)).await.unwrap();
                     payments.fetch_add(1, Ordering::Relaxed);
@@ -268,7 +272,10 @@ async fn trap_a_swap_never_moves_a_checkpoint_back() {
     assert_eq!(report.events, 2 * 14 + 20);
     let behind = "SELECT count(*) FROM checkpoints WHERE ledger_id = 1 AND position < 34";
     assert_eq!(scratch.number(behind).await, 0);
-    assert_eq!(scratch.number("SELECT debits_posted::bigint FROM balances WHERE ledger_id = 1 AND account_id = 1").await, 520);
+    assert_eq!(
+        scratch.number("SELECT debits_posted::bigint FROM balances WHERE ledger_id = 1 AND account_id = 1").await,
+        520
+    );
     submit(&ledger, Command::Transact(payment("bank", "jar", 1)), Some("after")).await.unwrap();
     projected(&ledger).await;
     worker.stop().await;
@@ -296,7 +303,10 @@ async fn trap_checkpoints_only_ever_advance_under_load() {
                         .unwrap();
                 for (ledger_id, shard, position, epoch) in rows {
                     let before = known.insert((ledger_id, shard), (position, epoch)).unwrap_or_default();
-                    assert!(position >= before.0 && epoch >= before.1, "shard {shard}: {before:?}, {position}, {epoch}");
+                    assert!(
+                        position >= before.0 && epoch >= before.1,
+                        "shard {shard}: {before:?}, {position}, {epoch}"
+                    );
                 }
             }
         }
@@ -317,7 +327,8 @@ async fn a_long_reader_delays_the_swap_and_nobody_else() {
     let scratch = furnished().await;
     let mut long = scratch.connect().await;
     let mut reading = long.begin().await.unwrap();
-    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM reporting.accounts").fetch_one(&mut *reading).await.unwrap();
+    let count: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM reporting.accounts").fetch_one(&mut *reading).await.unwrap();
     assert_eq!(count, 10);
     let rebuilding = tokio::spawn({
         let database = scratch.database.clone();
@@ -346,7 +357,10 @@ async fn a_long_reader_delays_the_swap_and_nobody_else() {
 async fn trap_an_old_snapshot_never_sees_empty_tables() {
     let scratch = furnished().await;
     let mut old = scratch.connect().await;
-    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ledgers").execute(&mut old).await.unwrap();
+    sqlx::raw_sql("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM ledgers")
+        .execute(&mut old)
+        .await
+        .unwrap();
     let loaded = Arc::new(AtomicBool::new(false));
     let rebuilding = tokio::spawn({
         let (database, loaded) = (scratch.database.clone(), Arc::clone(&loaded));
@@ -362,7 +376,8 @@ async fn trap_an_old_snapshot_never_sees_empty_tables() {
     // Long enough for a swap that does not wait.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!rebuilding.is_finished());
-    let accounts: i64 = sqlx::query_scalar("SELECT count(*) FROM reporting.accounts").fetch_one(&mut old).await.unwrap();
+    let accounts: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM reporting.accounts").fetch_one(&mut old).await.unwrap();
     assert_eq!(accounts, 10);
     sqlx::raw_sql("COMMIT").execute(&mut old).await.unwrap();
     tokio::time::timeout(PATIENCE, rebuilding).await.unwrap().unwrap().unwrap();

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use steelyard::clock::SystemClock;
-use steelyard::cluster::worker::{self, Status};
 use steelyard::cluster::Worker;
+use steelyard::cluster::worker::{self, Status};
 use steelyard::config::ACCOUNTS_IN_MEMORY_MIN;
 use steelyard::http::{App, SharedApp, router, server};
 use steelyard::store::Database;

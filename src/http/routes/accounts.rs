@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
-use super::super::params::{InPath, InQuery, cursor, cursor_text, limit};
+use super::super::params::{InPath, InQuery, cursor, cursor_text, limit, name_cursor, name_cursor_text};
 use super::super::problem::{self, Code, FieldError, Problem};
 use super::super::reads::{self, Consistency, Freshness};
 use super::super::wire::{
@@ -75,7 +75,7 @@ pub async fn open_batch(
         return Err(Problem::invalid("/accounts", format!("a batch has 1 to {BATCH_ITEMS_MAX} accounts")));
     }
     let commands: Vec<Result<OpenAccount, Problem>> =
-        input.accounts.into_iter().map(|account| command(account).map_err(Problem::validation)).collect();
+        input.accounts.into_iter().map(|account| command(account.0).map_err(Problem::validation)).collect();
     let items: SmallVec<[Item; 1]> =
         commands.iter().flatten().map(|open| Item { command: Command::OpenAccount(open.clone()), key: None }).collect();
     let done = ledger.handle.submit(Work::Each(items), Instant::now() + REQUEST_DEADLINE).await?;
@@ -212,9 +212,8 @@ pub async fn show(
         let found = store::projections::load_accounts(&mut conn, ledger.ledger_id, &[shard], &codes).await?;
         (found.into_iter().next(), position)
     } else {
-        reads::log_at(&ledger, freshness.min_position).await?;
-        let work = Work::ReadAccount(code.clone());
-        let read = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
+        reads::log_at(&ledger, &app.worker.database, freshness.min_position).await?;
+        let read = reads::ask(&ledger, Work::ReadAccount(code.clone())).await?;
         let position = read.position;
         match read.outcomes.into_iter().next() {
             Some(Outcome::Account(account)) => (account.map(|account| *account), position),
@@ -240,6 +239,9 @@ pub struct ListQuery {
     min_position: Option<u64>,
 }
 
+/// Letter of this list's cursors: the code of the last account.
+const ACCOUNT_CURSOR: char = 'a';
+
 /// `GET /accounts`
 pub async fn list(
     State(app): State<SharedApp>,
@@ -247,11 +249,13 @@ pub async fn list(
     InQuery(query): InQuery<ListQuery>,
 ) -> Result<Response, Problem> {
     let limit = limit(query.limit)?;
+    let after = name_cursor(ACCOUNT_CURSOR, query.after.as_deref())?;
     let ledger = ledger(&app, &name).await?;
-    for (pointer, text) in [("/query/prefix", &query.prefix), ("/query/after", &query.after)] {
-        if let Some(text) = text.as_deref().filter(|text| !text.is_empty()) {
-            wire::account_code(text).map_err(|detail| Problem::invalid(pointer, detail))?;
-        }
+    if let Some(prefix) = query.prefix.as_deref().filter(|prefix| !prefix.is_empty()) {
+        wire::account_code(prefix).map_err(|detail| Problem::invalid("/query/prefix", detail))?;
+    }
+    if let Some(asset) = &query.asset {
+        wire::asset_code(asset).map_err(|detail| Problem::invalid("/query/asset", detail))?;
     }
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
@@ -260,7 +264,7 @@ pub async fn list(
         ledger.ledger_id,
         query.prefix.as_deref().unwrap_or_default(),
         query.asset.as_deref(),
-        query.after.as_deref().unwrap_or_default(),
+        after,
         limit + 1,
     )
     .await?;
@@ -270,7 +274,7 @@ pub async fn list(
         .take(limit as usize)
         .map(|account| AccountOutput::new(account, shard(&app, &ledger, &account.code)))
         .collect();
-    let next = data.last().filter(|_| more).map(|last| last.code.clone());
+    let next = data.last().filter(|_| more).map(|last| name_cursor_text(ACCOUNT_CURSOR, &last.code));
     Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
 }
 

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::super::params::{InPath, InQuery, limit};
 use super::super::problem::{Code, Problem};
-use super::super::reads;
+use super::super::reads::{self, Consistency};
 use super::super::wire::{EventOutput, Page, Timestamp};
 use super::super::{LEDGER_POSITION, SharedApp, answer};
 use super::ledger;
@@ -29,6 +29,9 @@ const STREAM_TICK: Duration = Duration::from_secs(10);
 pub struct ListQuery {
     after: Option<String>,
     limit: Option<i64>,
+    /// Either is the same here: the log is never behind.
+    #[serde(rename = "consistency")]
+    _consistency: Option<Consistency>,
     min_position: Option<u64>,
 }
 
@@ -41,18 +44,17 @@ pub async fn list(
     let limit = limit(query.limit)?;
     let after = position(query.after.as_deref(), "/query/after")?.unwrap_or(0);
     let ledger = ledger(&app, &name).await?;
-    reads::log_at(&ledger, query.min_position).await?;
+    let head = reads::log_at(&ledger, &app.worker.database, query.min_position).await?;
     let rows = store::events::read(app.worker.database.pool(), ledger.ledger_id, after, limit + 1).await?;
     let more = rows.len() > limit as usize;
     let data = rows.into_iter().take(limit as usize).map(output).collect::<Result<Vec<_>, _>>()?;
     let last = data.last().map(|event| event.position);
     let next = last.filter(|_| more).map(|last| last.to_string());
-    let head = ledger.tail.head().max(last.unwrap_or(after.min(ledger.tail.head())));
-    Ok(answer(StatusCode::OK, &Page { data, next }, Some(head), false))
+    Ok(answer(StatusCode::OK, &Page { data, next }, Some(head.max(last.unwrap_or(0))), false))
 }
 
 fn position(text: Option<&str>, pointer: &str) -> Result<Option<u64>, Problem> {
-    let Some(text) = text else { return Ok(None) };
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let number = text.parse::<u64>().ok().filter(|number| i64::try_from(*number).is_ok());
     number.map(Some).ok_or_else(|| Problem::invalid(pointer, "this is no position: 0, 1, 2, …"))
 }

@@ -10,8 +10,9 @@ use serde::Deserialize;
 use smallvec::smallvec;
 use tokio::time::Instant;
 
-use super::super::params::{InPath, InQuery, limit};
+use super::super::params::{InPath, InQuery, limit, name_cursor, name_cursor_text};
 use super::super::problem::{Code, Problem};
+use super::super::reads::{self, Consistency};
 use super::super::wire::{AssetInput, AssetOutput, LedgerInput, LedgerOutput, Page, Timestamp, asset_code};
 use super::super::{SharedApp, answer, body};
 use super::ledger;
@@ -28,6 +29,10 @@ pub struct ListQuery {
     after: Option<String>,
     limit: Option<i64>,
 }
+
+/// Letters of these lists' cursors, which go on after a name.
+const LEDGER_CURSOR: char = 'l';
+const ASSET_CURSOR: char = 'c';
 
 /// `PUT /v1/ledgers/{ledger}`
 pub async fn create(
@@ -56,15 +61,15 @@ pub async fn create(
 /// `GET /v1/ledgers`
 pub async fn list(State(app): State<SharedApp>, InQuery(query): InQuery<ListQuery>) -> Result<Response, Problem> {
     let limit = limit(query.limit)? as usize;
+    let after = name_cursor(LEDGER_CURSOR, query.after.as_deref())?;
     let rows = store::ledgers::list(app.worker.database.pool()).await?;
-    let after = query.after.unwrap_or_default();
-    let rest: Vec<_> = rows.iter().filter(|row| row.name.as_str() > after.as_str()).collect();
+    let rest: Vec<_> = rows.iter().filter(|row| row.name.as_str() > after).collect();
     let data: Vec<LedgerOutput> = rest
         .iter()
         .take(limit)
         .map(|row| LedgerOutput { name: row.name.to_string(), created_at: Timestamp(row.created_at) })
         .collect();
-    let next = data.last().filter(|_| rest.len() > limit).map(|last| last.name.clone());
+    let next = data.last().filter(|_| rest.len() > limit).map(|last| name_cursor_text(LEDGER_CURSOR, &last.name));
     Ok(answer(StatusCode::OK, &Page { data, next }, None, false))
 }
 
@@ -90,20 +95,32 @@ pub async fn define_asset(
     Ok(answer(status, &AssetOutput { code: code.to_string(), scale }, Some(done.position), false))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListAssetsQuery {
+    after: Option<String>,
+    limit: Option<i64>,
+    /// Either is the same here.
+    #[serde(rename = "consistency")]
+    _consistency: Option<Consistency>,
+    min_position: Option<u64>,
+}
+
 /// `GET /v1/ledgers/{ledger}/assets`
 pub async fn list_assets(
     State(app): State<SharedApp>,
     InPath(name): InPath<String>,
-    InQuery(query): InQuery<ListQuery>,
+    InQuery(query): InQuery<ListAssetsQuery>,
 ) -> Result<Response, Problem> {
     let limit = limit(query.limit)? as usize;
+    let after = name_cursor(ASSET_CURSOR, query.after.as_deref())?;
     let ledger = ledger(&app, &name).await?;
+    let position = reads::log_at(&ledger, &app.worker.database, query.min_position).await?;
     // Assets commit with the events that define them: the table is never behind.
     let assets = store::ledgers::assets(app.worker.database.pool(), ledger.ledger_id).await?;
-    let after = query.after.unwrap_or_default();
-    let rest: Vec<_> = assets.iter().filter(|asset| asset.code.as_str() > after.as_str()).collect();
+    let rest: Vec<_> = assets.iter().filter(|asset| asset.code.as_str() > after).collect();
     let data: Vec<AssetOutput> =
         rest.iter().take(limit).map(|asset| AssetOutput { code: asset.code.to_string(), scale: asset.scale }).collect();
-    let next = data.last().filter(|_| rest.len() > limit).map(|last| last.code.clone());
-    Ok(answer(StatusCode::OK, &Page { data, next }, Some(ledger.tail.head()), false))
+    let next = data.last().filter(|_| rest.len() > limit).map(|last| name_cursor_text(ASSET_CURSOR, &last.code));
+    Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
 }

@@ -28,7 +28,7 @@ use crate::telemetry::metric;
 /// Payments that one batch may hold.
 const BATCH_ITEMS_MAX: usize = 10_000;
 /// Bytes of a reference: an invoice number, an end-to-end id.
-const REFERENCE_BYTES_MAX: usize = 255;
+pub const REFERENCE_BYTES_MAX: usize = 255;
 /// Bytes of a description: a line on a statement.
 const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// Events that the projections may be behind the log; past it payments are
@@ -225,7 +225,7 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
     let mut items: SmallVec<[Item; 1]> = SmallVec::with_capacity(input.payments.len());
     let mut slots = Vec::with_capacity(input.payments.len());
     for (index, payment) in input.payments.into_iter().enumerate() {
-        let (key, payment) = payment.into_parts();
+        let (key, payment) = payment.0.into_parts();
         slots.push(match item(index, key.as_deref(), payment) {
             Ok((request, key)) => {
                 items.push(Item { command: Command::Transact(request), key: Some(key.clone()) });
@@ -308,7 +308,7 @@ async fn atomic(
     let mut requests = Vec::with_capacity(input.payments.len());
     let mut errors = Vec::new();
     for (index, payment) in input.payments.into_iter().enumerate() {
-        let (own_key, payment) = payment.into_parts();
+        let (own_key, payment) = payment.0.into_parts();
         let place = |error: FieldError| FieldError { pointer: format!("/payments/{index}{}", error.pointer), ..error };
         if own_key.is_some() {
             let detail = "an atomic batch has one Idempotency-Key header and no keys of its items".to_owned();

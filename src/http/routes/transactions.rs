@@ -11,23 +11,35 @@ use super::super::problem::{Code, Problem};
 use super::super::reads::{self, Consistency, Freshness};
 use super::super::wire::{Page, TransactionOutput};
 use super::super::{SharedApp, answer, idempotency};
+use super::payments::REFERENCE_BYTES_MAX;
 use super::{account_code, ledger};
 use crate::shard::shard_of;
 use crate::store;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShowQuery {
+    /// Either is the same here: the log is never behind.
+    #[serde(rename = "consistency")]
+    _consistency: Option<Consistency>,
+    min_position: Option<u64>,
+}
 
 /// `GET /transactions/{id}`
 pub async fn show(
     State(app): State<SharedApp>,
     InPath((name, id)): InPath<(String, String)>,
+    InQuery(query): InQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
     let ledger = ledger(&app, &name).await?;
+    let head = reads::log_at(&ledger, &app.worker.database, query.min_position).await?;
     let unknown = || Problem::new(Code::TransactionNotFound, "there is no such transaction in this ledger");
     let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
     // The log itself: an acknowledged transaction is there.
     let event = store::events::of_transaction(app.worker.database.pool(), ledger.ledger_id, id).await?;
     let event = event.ok_or_else(unknown)?;
     let output = TransactionOutput::new(&event).ok_or_else(unknown)?;
-    Ok(answer(StatusCode::OK, &output, Some(ledger.tail.head().max(event.position)), false))
+    Ok(answer(StatusCode::OK, &output, Some(head.max(event.position)), false))
 }
 
 #[derive(Deserialize)]
@@ -58,6 +70,10 @@ pub async fn list(
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
     let reference = query.reference.as_deref();
+    if reference.is_some_and(|text| text.len() > REFERENCE_BYTES_MAX || text.contains('\0')) {
+        let detail = format!("a reference has at most {REFERENCE_BYTES_MAX} bytes, without U+0000");
+        return Err(Problem::invalid("/query/reference", detail));
+    }
     let positions = match (&query.idempotency_key, &query.account, reference) {
         (Some(key), _, _) => {
             if !idempotency::is_valid(key) {

@@ -1,0 +1,502 @@
+//! Every route: what it takes, what it answers, and what can go wrong.
+
+use serde_json::{Value, json};
+
+use super::super::params::{PAGE_DEFAULT, PAGE_MAX};
+use super::super::problem::Code::{self, *};
+
+pub struct Operation {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub id: &'static str,
+    pub tag: &'static str,
+    pub summary: &'static str,
+    pub description: &'static str,
+    pub parameters: &'static [Parameter],
+    /// Schema of the JSON body.
+    pub body: Option<&'static str>,
+    pub answers: &'static [Answer],
+    /// Sets of codes, which overlap.
+    pub problems: &'static [&'static [Code]],
+}
+
+pub enum Parameter {
+    /// One of [`parameters`].
+    Shared(&'static str),
+    /// The cursor of a list, with what it is.
+    After(&'static str),
+}
+
+pub struct Answer {
+    pub status: u16,
+    pub description: &'static str,
+    pub schema: &'static str,
+    pub content_type: &'static str,
+    /// Besides `X-Request-Id`.
+    pub headers: &'static [&'static str],
+}
+
+pub const TAGS: &[(&str, &str)] = &[
+    ("Payments", "Moving money, exactly once."),
+    ("Accounts", "Accounts, their balances and their statements."),
+    ("Transactions", "What was posted or rejected, found by what is known of it."),
+    ("Ledgers", "Books with a log of their own, and their assets. The ledger `main` always exists."),
+    ("Events", "The log itself."),
+    ("Operations", "What operators and load balancers ask."),
+    ("Description", "This description."),
+];
+
+/// Business rejections: recorded, and the answer of their key for ever.
+pub const RECORDED: &[Code] = &[AccountClosed, AccountFrozen, InsufficientFunds, BalanceLimitExceeded];
+
+/// Any route: a defect of ours.
+const ANY: &[Code] = &[InternalError];
+/// A parameter in the path, which may not be UTF-8.
+const PATH: &[Code] = &[MalformedRequest];
+/// A ledger in the path.
+const LEDGER: &[Code] = &[MalformedRequest, LedgerNotFound, ValidationFailed, Unavailable];
+const BODY: &[Code] =
+    &[MalformedJson, MalformedRequest, RequestTimeout, BodyTooLarge, UnsupportedMediaType, ValidationFailed];
+/// What goes through the ledger's sequencer, to be recorded.
+const WRITE: &[Code] = &[Overloaded, Standby, Unavailable, OutcomeUnknown];
+/// What asks the ledger's sequencer.
+const SEQUENCED: &[Code] = &[Overloaded, Standby, Unavailable, ProjectionBehind];
+/// What reads the database.
+const READ: &[Code] = &[ValidationFailed, Unavailable];
+/// What waits for a position.
+const POSITION: &[Code] = &[ProjectionBehind];
+const PAYMENT: &[Code] = &[
+    IdempotencyKeyMissing,
+    IdempotencyKeyInvalid,
+    AccountNotFound,
+    SameAccount,
+    AssetMismatch,
+    IdempotencyKeyReused,
+    AccountClosed,
+    AccountFrozen,
+    InsufficientFunds,
+    BalanceLimitExceeded,
+];
+
+const LEDGER_IN_PATH: Parameter = Parameter::Shared("ledger");
+const LIMIT: Parameter = Parameter::Shared("limit");
+const CONSISTENCY: Parameter = Parameter::Shared("consistency");
+const MIN_POSITION: Parameter = Parameter::Shared("min_position");
+const CURSOR: Parameter = Parameter::After("`next` of the page before: opaque, and of this list only.");
+
+const AT_POSITION: &[&str] = &["Ledger-Position"];
+const REPLAYABLE: &[&str] = &["Ledger-Position", "Idempotent-Replayed"];
+
+const fn json_answer(
+    status: u16,
+    description: &'static str,
+    schema: &'static str,
+    headers: &'static [&'static str],
+) -> Answer {
+    Answer { status, description, schema, content_type: "application/json", headers }
+}
+
+const fn text_answer(description: &'static str, content_type: &'static str) -> Answer {
+    Answer { status: 200, description, schema: "Text", content_type, headers: &[] }
+}
+
+pub const OPERATIONS: &[Operation] = &[
+    Operation {
+        method: "post",
+        path: "/v1/ledgers/{ledger}/payments",
+        id: "pay",
+        tag: "Payments",
+        summary: "Pay",
+        description: "Debits `from` and credits `to`, or records why not. When several reasons apply, the first in \
+                      this order is given: `validation_failed`, `same_account`, `account_not_found`, \
+                      `asset_mismatch`, `account_closed`, `account_frozen`, `insufficient_funds`, \
+                      `balance_limit_exceeded`; the last four are recorded, with `transaction_id` and `position`.",
+        parameters: &[LEDGER_IN_PATH, Parameter::Shared("Idempotency-Key")],
+        body: Some("PaymentRequest"),
+        answers: &[json_answer(201, "The payment is posted and durable.", "Payment", REPLAYABLE)],
+        problems: &[ANY, LEDGER, BODY, WRITE, PAYMENT],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/ledgers/{ledger}/payments/batch",
+        id: "payInBatch",
+        tag: "Payments",
+        summary: "Pay 1 to 10,000 times",
+        description: "Each for itself, with an `idempotency_key` in each item: 200 with a result per item, in order; \
+                      later items see the effects of earlier ones, and what is wrong with one is its own result. With \
+                      `\"atomic\": true` all or none, with one `Idempotency-Key` header and no keys in the items: 201, \
+                      or a problem with the first failing item in `errors`. Of an item, only what cannot be a payment \
+                      at all (a missing or unknown field, a wrong JSON type) refuses the whole batch.",
+        parameters: &[LEDGER_IN_PATH, Parameter::Shared("Idempotency-Key-of-batch")],
+        body: Some("PaymentBatchRequest"),
+        answers: &[
+            json_answer(200, "A result per item, in order.", "PaymentBatch", AT_POSITION),
+            json_answer(201, "All are posted (`atomic`).", "PostedPaymentBatch", REPLAYABLE),
+        ],
+        problems: &[ANY, LEDGER, BODY, WRITE, PAYMENT],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/accounts",
+        id: "listAccounts",
+        tag: "Accounts",
+        summary: "List accounts by code",
+        description: "In the order of their codes' bytes.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("prefix"),
+            Parameter::Shared("asset"),
+            CURSOR,
+            LIMIT,
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &[json_answer(200, "A page of accounts.", "AccountPage", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/ledgers/{ledger}/accounts",
+        id: "openAccount",
+        tag: "Accounts",
+        summary: "Open an account",
+        description: "The code is the natural key: the same again is 200 with the account as it is, other attributes \
+                      are `account_already_exists`.",
+        parameters: &[LEDGER_IN_PATH],
+        body: Some("AccountRequest"),
+        answers: &[
+            json_answer(200, "The account was there before.", "Account", AT_POSITION),
+            json_answer(201, "The account is open.", "Account", AT_POSITION),
+        ],
+        problems: &[ANY, LEDGER, BODY, WRITE, &[AssetNotFound, AccountAlreadyExists]],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/ledgers/{ledger}/accounts/batch",
+        id: "openAccountsInBatch",
+        tag: "Accounts",
+        summary: "Open 1 to 10,000 accounts",
+        description: "Each for itself: a result per item, in order.",
+        parameters: &[LEDGER_IN_PATH],
+        body: Some("AccountBatchRequest"),
+        answers: &[json_answer(200, "A result per item, in order.", "AccountBatch", AT_POSITION)],
+        problems: &[ANY, LEDGER, BODY, WRITE],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/accounts/{code}",
+        id: "getAccount",
+        tag: "Accounts",
+        summary: "One account with its balance",
+        description: "Answered from the sequencer's own state, exact at the head of the log, however far the \
+                      projections lag; with `consistency=eventual` from the projections.",
+        parameters: &[LEDGER_IN_PATH, Parameter::Shared("account-code"), CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &[json_answer(200, "The account.", "Account", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/accounts/{code}/entries",
+        id: "listEntries",
+        tag: "Accounts",
+        summary: "The statement of an account",
+        description: "One item per leg, in the order of the account's versions.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("account-code"),
+            CURSOR,
+            LIMIT,
+            Parameter::Shared("order"),
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &[json_answer(200, "A page of the statement.", "EntryPage", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/transactions",
+        id: "listTransactions",
+        tag: "Transactions",
+        summary: "Find transactions",
+        description: "In the order of the log; the filters hold together. `idempotency_key` finds what a key did.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("account"),
+            Parameter::Shared("reference"),
+            Parameter::Shared("idempotency_key"),
+            CURSOR,
+            LIMIT,
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &[json_answer(200, "A page of transactions.", "TransactionPage", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/transactions/{id}",
+        id: "getTransaction",
+        tag: "Transactions",
+        summary: "One transaction with its legs",
+        description: "Answered from the log, so an acknowledged transaction is there.",
+        parameters: &[LEDGER_IN_PATH, Parameter::Shared("transaction-id"), CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &[json_answer(200, "The transaction.", "Transaction", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, POSITION, &[TransactionNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers",
+        id: "listLedgers",
+        tag: "Ledgers",
+        summary: "List ledgers by name",
+        description: "In the order of their names' bytes.",
+        parameters: &[CURSOR, LIMIT],
+        body: None,
+        answers: &[json_answer(200, "A page of ledgers.", "LedgerPage", &[])],
+        problems: &[ANY, READ],
+    },
+    Operation {
+        method: "put",
+        path: "/v1/ledgers/{ledger}",
+        id: "createLedger",
+        tag: "Ledgers",
+        summary: "Create a ledger",
+        description: "Again is 200. A ledger has a log and accounts of its own, which meet no other ledger's.",
+        parameters: &[LEDGER_IN_PATH],
+        body: Some("LedgerRequest"),
+        answers: &[
+            json_answer(200, "The ledger was there before.", "Ledger", &[]),
+            json_answer(201, "The ledger is there.", "Ledger", &[]),
+        ],
+        problems: &[ANY, PATH, BODY, READ],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/assets",
+        id: "listAssets",
+        tag: "Ledgers",
+        summary: "List assets by code",
+        description: "Those of ISO 4217, and those that were defined, in the order of their codes' bytes.",
+        parameters: &[LEDGER_IN_PATH, CURSOR, LIMIT, CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &[json_answer(200, "A page of assets.", "AssetPage", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, POSITION],
+    },
+    Operation {
+        method: "put",
+        path: "/v1/ledgers/{ledger}/assets/{code}",
+        id: "defineAsset",
+        tag: "Ledgers",
+        summary: "Define an asset",
+        description: "The same again is 200, another scale is `asset_already_exists`.",
+        parameters: &[LEDGER_IN_PATH, Parameter::Shared("asset-code")],
+        body: Some("AssetRequest"),
+        answers: &[
+            json_answer(200, "The asset was defined so before.", "Asset", AT_POSITION),
+            json_answer(201, "The asset is defined.", "Asset", AT_POSITION),
+        ],
+        problems: &[ANY, LEDGER, BODY, WRITE, &[AssetAlreadyExists]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/events",
+        id: "listEvents",
+        tag: "Events",
+        summary: "The log, in order",
+        description: "Positions are 1, 2, 3, … without a gap.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::After("The position after which to begin; `next` of the page before."),
+            LIMIT,
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &[json_answer(200, "A page of events.", "EventPage", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, POSITION],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/events/stream",
+        id: "streamEvents",
+        tag: "Events",
+        summary: "The log, as it grows",
+        description: "Server-sent events: `id` is the position, `event` the type, `data` an Event as JSON. The stream \
+                      ends when the worker stops; a client that connects again with `Last-Event-ID`, as browsers do \
+                      by themselves, misses nothing.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::After("The position after which to begin."),
+            Parameter::Shared("Last-Event-ID"),
+        ],
+        body: None,
+        answers: &[Answer {
+            status: 200,
+            description: "Events without end.",
+            schema: "Text",
+            content_type: "text/event-stream",
+            headers: AT_POSITION,
+        }],
+        problems: &[ANY, LEDGER, READ],
+    },
+    Operation {
+        method: "get",
+        path: "/livez",
+        id: "getLiveness",
+        tag: "Operations",
+        summary: "Whether the process runs",
+        description: "200 as long as it answers at all.",
+        parameters: &[],
+        body: None,
+        answers: &[json_answer(200, "It runs.", "Liveness", &[])],
+        problems: &[ANY],
+    },
+    Operation {
+        method: "get",
+        path: "/readyz",
+        id: "getReadiness",
+        tag: "Operations",
+        summary: "Whether the worker can serve",
+        description: "For load balancers: 503 with the reason while it starts, stands by, stops or has no database.",
+        parameters: &[],
+        body: None,
+        answers: &[json_answer(200, "It can.", "Readiness", &[])],
+        problems: &[ANY, &[Standby, Unavailable]],
+    },
+    Operation {
+        method: "get",
+        path: "/metrics",
+        id: "getMetrics",
+        tag: "Operations",
+        summary: "Metrics for Prometheus",
+        description: "In its text format; 404 when the process collects none.",
+        parameters: &[],
+        body: None,
+        answers: &[text_answer("The metrics.", "text/plain")],
+        problems: &[ANY, &[NotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/cluster",
+        id: "getCluster",
+        tag: "Operations",
+        summary: "Workers, claims and lags",
+        description: "Who sequences which ledger and projects which shard since which epoch, and how far.",
+        parameters: &[],
+        body: None,
+        answers: &[json_answer(200, "The cluster.", "Cluster", &[])],
+        problems: &[ANY, &[Unavailable]],
+    },
+    Operation {
+        method: "get",
+        path: "/problems/{code}",
+        id: "getProblem",
+        tag: "Description",
+        summary: "What a problem means",
+        description: "The page that a problem's `type` leads to.",
+        parameters: &[Parameter::Shared("problem-code")],
+        body: None,
+        answers: &[text_answer("The page.", "text/html")],
+        problems: &[ANY, PATH, &[NotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/openapi.json",
+        id: "getDescription",
+        tag: "Description",
+        summary: "This description",
+        description: "OpenAPI 3.1.",
+        parameters: &[],
+        body: None,
+        answers: &[json_answer(200, "The document.", "Document", &[])],
+        problems: &[ANY],
+    },
+    Operation {
+        method: "get",
+        path: "/docs",
+        id: "getDocs",
+        tag: "Description",
+        summary: "This description, for people",
+        description: "Loads nothing from elsewhere.",
+        parameters: &[],
+        body: None,
+        answers: &[text_answer("The page.", "text/html")],
+        problems: &[ANY],
+    },
+    Operation {
+        method: "get",
+        path: "/docs/rapidoc.js",
+        id: "getDocsScript",
+        tag: "Description",
+        summary: "The script of `/docs`",
+        description: "RapiDoc.",
+        parameters: &[],
+        body: None,
+        answers: &[text_answer("The script.", "text/javascript")],
+        problems: &[ANY],
+    },
+];
+
+/// Parameters that several routes take, by the name they are referred to.
+pub fn parameters() -> Value {
+    let in_path = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema});
+    let in_query = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema});
+    let in_header = |name: &str, required: bool, schema: Value, description: &str| json!({"name": name, "in": "header", "required": required, "description": description, "schema": schema});
+    let key = json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"});
+    let short_name = json!({"$ref": "#/components/schemas/ShortName"});
+    let account_code = json!({"$ref": "#/components/schemas/AccountCode"});
+    json!({
+        "ledger": in_path("ledger", short_name.clone(), "The ledger's name, percent-encoded."),
+        "account-code": in_path("code", account_code.clone(), "The account's code, percent-encoded: `a/b` is `a%2Fb`."),
+        "asset-code": in_path("code", short_name.clone(), "The asset's code, percent-encoded."),
+        "transaction-id": in_path("id", json!({"type": "string", "format": "uuid"}), "The transaction's id."),
+        "problem-code": in_path("code", json!({"type": "string", "enum": Code::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>()}), "The problem's code."),
+        "limit": in_query(
+            "limit",
+            json!({"type": "integer", "minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT}),
+            "Items of the page, at most.",
+        ),
+        "consistency": in_query(
+            "consistency",
+            json!({"type": "string", "enum": ["strong", "eventual"], "default": "strong"}),
+            "`eventual` answers from the projections at once, as fresh as they are.",
+        ),
+        "min_position": in_query(
+            "min_position",
+            json!({"type": "integer", "minimum": 0}),
+            "Waits up to a second for this position, in place of the head of the log.",
+        ),
+        "prefix": in_query("prefix", account_code.clone(), "Only codes that begin so."),
+        "asset": in_query("asset", short_name, "Only accounts of this asset."),
+        "account": in_query("account", account_code, "Only transactions that touch this account, or would have."),
+        "reference": in_query("reference", json!({"type": "string"}), "Only transactions with exactly this reference."),
+        "idempotency_key": in_query("idempotency_key", key.clone(), "Only what this key did."),
+        "order": in_query(
+            "order",
+            json!({"type": "string", "enum": ["asc", "desc"], "default": "asc"}),
+            "`desc` begins with the newest; a cursor goes on in the order it is used with.",
+        ),
+        "Idempotency-Key": in_header(
+            "Idempotency-Key", true, key.clone(),
+            "A new one, a UUID for example, for every payment; the same one to try the same payment again.",
+        ),
+        "Idempotency-Key-of-batch": in_header(
+            "Idempotency-Key", false, key,
+            "Required when the batch is atomic; otherwise the items have their own.",
+        ),
+        "Last-Event-ID": in_header(
+            "Last-Event-ID", false, json!({"type": "integer", "minimum": 0}),
+            "The position after which to go on; counts before `after`.",
+        ),
+        "X-Request-Id": in_header(
+            "X-Request-Id", false, json!({"type": "string"}),
+            "An id of the client's own for the request, which the answer repeats.",
+        ),
+    })
+}

@@ -1,0 +1,494 @@
+//! Bodies of requests and answers, as JSON Schema 2020-12.
+
+use serde_json::{Map, Value, json};
+
+use super::super::problem::Code;
+use crate::ledger::asset::SCALE_MAX;
+
+/// A reference to one of [`all`].
+pub fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// Every schema, by name.
+pub fn all() -> Value {
+    let mut schemas = Map::new();
+    for part in [scalars(), requests(), answers(), pages(), events(), operations()] {
+        if let Value::Object(part) = part {
+            schemas.extend(part);
+        }
+    }
+    Value::Object(schemas)
+}
+
+/// An object whose members are all there, and no others.
+fn object(properties: Value) -> Value {
+    let required: Vec<String> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    some_of(properties, &required.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// An object without members other than these, of which some must be there.
+fn some_of(properties: Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+/// A member that may be null: either the schema or the type `null`.
+fn nullable(mut schema: Value) -> Value {
+    match schema.get("type").cloned() {
+        Some(Value::String(one)) => schema["type"] = json!([one, "null"]),
+        Some(Value::Array(mut several)) => {
+            several.push(json!("null"));
+            schema["type"] = Value::Array(several);
+        }
+        _ => return json!({"oneOf": [schema, {"type": "null"}]}),
+    }
+    schema
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = json!(description);
+    schema
+}
+
+fn amount() -> Value {
+    json!({"type": "string", "pattern": "^-?[0-9]{1,38}$"})
+}
+
+fn timestamp() -> Value {
+    json!({"type": "string", "format": "date-time", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z$"})
+}
+
+fn account_code() -> Value {
+    json!({"type": "string", "pattern": "^[A-Za-z0-9:_.@/-]{1,128}$"})
+}
+
+fn short_name() -> Value {
+    json!({"type": "string", "pattern": "^[A-Za-z0-9:_.@/-]{1,32}$"})
+}
+
+fn position() -> Value {
+    json!({"type": "integer", "minimum": 1})
+}
+
+fn count() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn uuid() -> Value {
+    json!({"type": "string", "format": "uuid"})
+}
+
+fn side() -> Value {
+    json!({"type": "string", "enum": ["debit", "credit"]})
+}
+
+fn key() -> Value {
+    json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"})
+}
+
+fn scale() -> Value {
+    json!({"type": "integer", "minimum": 0, "maximum": SCALE_MAX, "description": "Decimals of the smallest unit: EUR has 2."})
+}
+
+fn rejection_codes() -> Value {
+    json!(super::operations::RECORDED.iter().map(|code| code.as_str()).collect::<Vec<_>>())
+}
+
+fn scalars() -> Value {
+    json!({
+        "Amount": described(amount(), "An integer in the asset's smallest unit."),
+        "Timestamp": described(timestamp(), "RFC 3339 in UTC with microseconds."),
+        "AccountCode": described(account_code(), "ASCII letters, digits and `: _ - . @ /`, up to 128 bytes."),
+        "ShortName": described(short_name(), "ASCII letters, digits and `: _ - . @ /`, up to 32 bytes."),
+        "PositiveAmount": {
+            "type": ["string", "integer"], "pattern": "^[0-9]{1,38}$", "minimum": 1,
+            "description": "An integer above zero in the asset's smallest unit, as a string or, in digits only, as a number. Above 2^53 many JSON libraries lose digits of a number: use a string.",
+        },
+        "Bound": {
+            "type": ["string", "integer", "null"], "pattern": "^-?[0-9]{1,38}$",
+            "description": "An integer in the asset's smallest unit, as a string or, in digits only, as a number; null is no bound.",
+        },
+        "Metadata": {"type": "object", "description": "The client's own JSON object, up to 16 KiB, without the character U+0000."},
+        "Text": {"type": "string"},
+        "Document": {"type": "object", "required": ["openapi", "info", "paths", "components"], "properties": {"openapi": {"const": "3.1.0"}}},
+        "FieldError": object(json!({
+            "pointer": {"type": "string", "description": "JSON pointer (RFC 6901) into the body; `/query/…`, `/path/…` and `/headers/…` are the request's other parts."},
+            "detail": {"type": "string", "minLength": 1},
+        })),
+        "Problem": some_of(
+            json!({
+                "type": {"type": "string", "format": "uri-reference", "pattern": "^/problems/[a-z_]+$", "description": "A page that says what to do."},
+                "title": {"type": "string", "minLength": 1},
+                "status": {"type": "integer", "minimum": 400, "maximum": 599},
+                "detail": {"type": "string", "minLength": 1},
+                "code": {"type": "string", "enum": Code::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>(), "description": "Stable, for programs."},
+                "errors": {"type": "array", "minItems": 1, "items": reference("FieldError"), "description": "What is wrong, and where."},
+                "transaction_id": described(uuid(), "The recorded rejection, or the transaction that the key made before."),
+                "position": described(position(), "Where the rejection is recorded."),
+            }),
+            &["type", "title", "status", "detail", "code"],
+        ),
+    })
+}
+
+fn payment_fields() -> Map<String, Value> {
+    let fields = json!({
+        "from": described(account_code(), "The account that is debited."),
+        "to": described(account_code(), "The account that is credited."),
+        "amount": reference("PositiveAmount"),
+        "asset": short_name(),
+        "reference": {"type": ["string", "null"], "default": null, "maxLength": 255, "description": "An invoice number, an end-to-end id: up to 255 bytes."},
+        "description": {"type": ["string", "null"], "default": null, "maxLength": 1024, "description": "A line on a statement: up to 1,024 bytes."},
+        "metadata": nullable(json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB."})),
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn requests() -> Value {
+    let mut item = payment_fields();
+    item.insert("idempotency_key".to_owned(), nullable(described(key(), "Required unless the batch is atomic.")));
+    let payment = ["from", "to", "amount", "asset"];
+    json!({
+        "LedgerRequest": object(json!({})),
+        "AssetRequest": object(json!({"scale": scale()})),
+        "AccountRequest": some_of(
+            json!({
+                "code": account_code(),
+                "asset": short_name(),
+                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit", "description": "The side that raises the balance."},
+                "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0", "description": "The floor; below zero it is an overdraft limit, null is none."},
+                "max_balance": {"$ref": "#/components/schemas/Bound", "default": null, "description": "The cap; null is none."},
+                "metadata": nullable(json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB."})),
+            }),
+            &["code", "asset"],
+        ),
+        "AccountBatchRequest": object(json!({
+            "accounts": {"type": "array", "minItems": 1, "maxItems": 10_000, "items": reference("AccountRequest")},
+        })),
+        "PaymentRequest": some_of(Value::Object(payment_fields()), &payment),
+        "PaymentBatchItem": some_of(Value::Object(item), &payment),
+        "PaymentBatchRequest": some_of(
+            json!({
+                "payments": {"type": "array", "minItems": 1, "maxItems": 10_000, "items": reference("PaymentBatchItem")},
+                "atomic": {"type": "boolean", "default": false, "description": "All or none."},
+            }),
+            &["payments"],
+        ),
+    })
+}
+
+fn answers() -> Value {
+    let result = |name: &str, schema: &str| {
+        json!({"oneOf": [
+            object(json!({"status": {"type": "integer", "enum": [200, 201]}, name: reference(schema)})),
+            object(json!({"status": {"type": "integer", "minimum": 400, "maximum": 599}, "problem": reference("Problem")})),
+        ]})
+    };
+    let text = |description: &str| json!({"type": ["string", "null"], "description": description});
+    json!({
+        "Ledger": object(json!({"name": short_name(), "created_at": timestamp()})),
+        "Asset": object(json!({"code": short_name(), "scale": scale()})),
+        "Balance": object(json!({
+            "posted": described(amount(), "Counted on the account's normal side; below zero when overdrawn."),
+            "pending_in": described(amount(), "Pending amounts that will raise the balance if they are captured."),
+            "pending_out": described(amount(), "Pending amounts that will lower it."),
+            "available": described(amount(), "Posted less pending out: what the floor is compared with."),
+            "debits_posted": amount(),
+            "credits_posted": amount(),
+            "version": described(count(), "Rises by one with every leg."),
+            "position": described(position(), "The last event that touched the account."),
+        })),
+        "Account": object(json!({
+            "code": account_code(),
+            "asset": short_name(),
+            "normal": side(),
+            "status": {"type": "string", "enum": ["open", "frozen", "closed"]},
+            "min_balance": nullable(amount()),
+            "max_balance": nullable(amount()),
+            "metadata": reference("Metadata"),
+            "shard": count(),
+            "balance": reference("Balance"),
+            "opened_at": timestamp(),
+        })),
+        "AccountResult": result("account", "Account"),
+        "AccountBatch": object(json!({"results": {"type": "array", "items": reference("AccountResult")}})),
+        "BalanceAfter": object(json!({"posted": amount(), "available": amount(), "version": count()})),
+        "Payment": object(json!({
+            "id": uuid(),
+            "type": {"type": "string", "const": "payment"},
+            "status": {"type": "string", "const": "posted"},
+            "from": account_code(),
+            "to": account_code(),
+            "amount": described(amount(), "In the asset's smallest unit."),
+            "asset": short_name(),
+            "reference": text("As the client gave it."),
+            "description": text("As the client gave it."),
+            "metadata": reference("Metadata"),
+            "balances": {
+                "type": "object", "minProperties": 2, "maxProperties": 2,
+                "propertyNames": account_code(), "additionalProperties": reference("BalanceAfter"),
+                "description": "What the payment left behind, by account.",
+            },
+            "position": position(),
+            "recorded_at": timestamp(),
+            "effective_at": timestamp(),
+        })),
+        "PaymentResult": result("payment", "Payment"),
+        "PaymentBatch": object(json!({"results": {"type": "array", "items": reference("PaymentResult")}})),
+        "PostedPaymentBatch": object(json!({"results": {"type": "array", "minItems": 1, "items": object(json!({
+            "status": {"type": "integer", "const": 201}, "payment": reference("Payment"),
+        }))}})),
+        "TransactionLeg": object(json!({
+            "account": account_code(),
+            "side": side(),
+            "amount": amount(),
+            "asset": short_name(),
+            "balance_after": described(nullable(amount()), "The account's posted balance after the leg; null when rejected."),
+            "version": described(nullable(count()), "The account's version after the leg; null when rejected."),
+        })),
+        "Transaction": object(json!({
+            "id": uuid(),
+            "type": {"type": "string", "enum": ["payment"]},
+            "status": {"type": "string", "enum": ["posted", "rejected"]},
+            "reason": {"type": ["string", "null"], "enum": rejection_or_null(), "description": "The rule that declined it; null when posted."},
+            "legs": {"type": "array", "minItems": 2, "maxItems": 256, "items": reference("TransactionLeg")},
+            "reference": text("As the client gave it."),
+            "description": text("As the client gave it."),
+            "metadata": reference("Metadata"),
+            "idempotency_key": nullable(key()),
+            "position": position(),
+            "recorded_at": timestamp(),
+            "effective_at": timestamp(),
+        })),
+        "Entry": object(json!({
+            "position": position(),
+            "transaction_id": uuid(),
+            "side": side(),
+            "amount": amount(),
+            "balance_after": described(amount(), "The account's posted balance after the leg."),
+            "version": described(position(), "The account's version after the leg."),
+            "reference": text("The transaction's."),
+            "effective_at": timestamp(),
+            "recorded_at": timestamp(),
+        })),
+    })
+}
+
+fn rejection_or_null() -> Value {
+    let mut codes = rejection_codes();
+    if let Value::Array(codes) = &mut codes {
+        codes.push(Value::Null);
+    }
+    codes
+}
+
+fn pages() -> Value {
+    let page = |schema: &str| {
+        object(json!({
+            "data": {"type": "array", "maxItems": 1_000, "items": reference(schema)},
+            "next": {"type": ["string", "null"], "description": "`after` for the next page; null when this is the last."},
+        }))
+    };
+    json!({
+        "LedgerPage": page("Ledger"),
+        "AssetPage": page("Asset"),
+        "AccountPage": page("Account"),
+        "EntryPage": page("Entry"),
+        "TransactionPage": page("Transaction"),
+        "EventPage": page("Event"),
+    })
+}
+
+/// The log's own form of each event type, in schema version 1.
+fn events() -> Value {
+    let event = |name: &str, payload: Value, transaction_id: Value, idempotency_key: Value| {
+        object(json!({
+            "position": position(),
+            "type": {"type": "string", "const": name},
+            "schema_version": {"type": "integer", "const": 1},
+            "transaction_id": transaction_id,
+            "idempotency_key": idempotency_key,
+            "payload": payload,
+            "recorded_at": timestamp(),
+            "effective_at": timestamp(),
+        }))
+    };
+    let null = json!({"type": "null"});
+    let leg = |outcome: bool| {
+        let mut fields = json!({
+            "account": account_code(),
+            "account_id": described(position(), "Position of the event that opened the account."),
+            "side": side(),
+            "amount": amount(),
+            "asset": described(short_name(), "Where the legs do not share one."),
+        });
+        let mut required = vec!["account", "account_id", "side", "amount"];
+        if outcome {
+            fields["normal"] =
+                json!({"type": "string", "const": "debit", "description": "Left out when it is credit."});
+            fields["debits"] = described(amount(), "The account's posted debits after the leg.");
+            fields["credits"] = described(amount(), "The account's posted credits after the leg.");
+            fields["debits_pending"] = described(amount(), "Left out when zero.");
+            fields["credits_pending"] = described(amount(), "Left out when zero.");
+            fields["version"] = position();
+            required.extend(["debits", "credits", "version"]);
+        }
+        json!({"type": "array", "minItems": 2, "maxItems": 256, "items": some_of(fields, &required)})
+    };
+    let transaction = |outcome: bool, more: Value, more_required: &[&str]| {
+        let mut fields = json!({
+            "kind": {"type": "string", "enum": ["payment"]},
+            "asset": described(short_name(), "What all legs share."),
+            "legs": leg(outcome),
+            "reference": {"type": "string"},
+            "description": {"type": "string"},
+            "metadata": reference("Metadata"),
+        });
+        for (name, schema) in more.as_object().into_iter().flatten() {
+            fields[name] = schema.clone();
+        }
+        let mut required = vec!["kind", "legs"];
+        required.extend(more_required);
+        some_of(fields, &required)
+    };
+    let rejection = some_of(
+        json!({
+            "code": {"type": "string", "enum": rejection_codes()},
+            "account": account_code(),
+            "available": amount(),
+            "would_be": amount(),
+            "min_balance": amount(),
+            "max_balance": amount(),
+        }),
+        &["code", "account"],
+    );
+    let item = described(count(), "Index of the first item that was declined, from 0.");
+    json!({
+        "AssetDefined": event(
+            "asset_defined", object(json!({"asset": short_name(), "scale": scale()})), null.clone(), null.clone(),
+        ),
+        "AccountOpened": event(
+            "account_opened",
+            some_of(
+                json!({
+                    "account": account_code(),
+                    "asset": short_name(),
+                    "normal": side(),
+                    "min_balance": described(amount(), "Left out when there is none."),
+                    "max_balance": described(amount(), "Left out when there is none."),
+                    "metadata": reference("Metadata"),
+                }),
+                &["account", "asset", "normal"],
+            ),
+            null.clone(),
+            null,
+        ),
+        "TransactionPosted": event("transaction_posted", transaction(true, json!({}), &[]), uuid(), nullable(key())),
+        "TransactionRejected": event(
+            "transaction_rejected",
+            transaction(false, json!({"rejection": rejection}), &["rejection"]),
+            uuid(),
+            nullable(key()),
+        ),
+        "BatchRejected": event(
+            "batch_rejected",
+            transaction(false, json!({"rejection": rejection, "item": item}), &["rejection", "item"]),
+            uuid(),
+            nullable(key()),
+        ),
+        "Event": {
+            "oneOf": ["AssetDefined", "AccountOpened", "TransactionPosted", "TransactionRejected", "BatchRejected"].map(reference),
+            "discriminator": {"propertyName": "type", "mapping": {
+                "asset_defined": "#/components/schemas/AssetDefined",
+                "account_opened": "#/components/schemas/AccountOpened",
+                "transaction_posted": "#/components/schemas/TransactionPosted",
+                "transaction_rejected": "#/components/schemas/TransactionRejected",
+                "batch_rejected": "#/components/schemas/BatchRejected",
+            }},
+        },
+    })
+}
+
+fn operations() -> Value {
+    let claim = |mut fields: Value| {
+        fields["worker_id"] = described(nullable(uuid()), "Who holds it; null when nobody does.");
+        fields["epoch"] = described(count(), "Rises each time the claim changes hands.");
+        fields["claimed_at"] = nullable(timestamp());
+        object(fields)
+    };
+    json!({
+        "Liveness": object(json!({"status": {"type": "string", "const": "alive"}})),
+        "Readiness": object(json!({"status": {"type": "string", "const": "ready"}})),
+        "Cluster": object(json!({
+            "workers": {"type": "array", "items": object(json!({
+                "worker_id": uuid(),
+                "address": {"type": "string"},
+                "version": {"type": "string"},
+                "started_at": timestamp(),
+                "heartbeat_age_ms": count(),
+                "draining": {"type": "boolean"},
+            }))},
+            "ledgers": {"type": "array", "items": claim(json!({
+                "ledger": short_name(),
+                "head": described(count(), "Position of the last event; 0 when there is none."),
+            }))},
+            "shards": {"type": "array", "items": claim(json!({
+                "shard": count(),
+                "checkpoints": {"type": "array", "items": object(json!({
+                    "ledger": short_name(),
+                    "position": described(count(), "What the projection has reached."),
+                    "lag": described(count(), "Events behind the log."),
+                    "lag_ms": described(nullable(count()), "Age of the oldest event that is not projected; null where another worker knows it."),
+                }))},
+            }))},
+        })),
+    })
+}
+
+/// An example of a body, where one says more than the schema.
+pub fn example(name: &str) -> Option<Value> {
+    let example = match name {
+        "LedgerRequest" => json!({}),
+        "AssetRequest" => json!({"scale": 18}),
+        "AccountRequest" => json!({"code": "wallet:alice", "asset": "EUR"}),
+        "AccountBatchRequest" => json!({"accounts": [
+            {"code": "wallet:alice", "asset": "EUR"},
+            {"code": "bank", "asset": "EUR", "normal": "debit", "min_balance": null},
+        ]}),
+        "PaymentRequest" => {
+            json!({"from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR", "reference": "inv-1"})
+        }
+        "PaymentBatchRequest" => json!({"payments": [
+            {"idempotency_key": "k-1", "from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR"},
+            {"idempotency_key": "k-2", "from": "wallet:bob", "to": "wallet:carol", "amount": "300", "asset": "EUR"},
+        ]}),
+        "Ledger" => json!({"name": "main", "created_at": "2026-11-22T20:13:04.123456Z"}),
+        "Asset" => json!({"code": "ETH", "scale": 18}),
+        "Account" => json!({
+            "code": "wallet:alice", "asset": "EUR", "normal": "credit", "status": "open",
+            "min_balance": "0", "max_balance": null, "metadata": {}, "shard": 17,
+            "balance": {
+                "posted": "1250", "pending_in": "0", "pending_out": "300", "available": "950",
+                "debits_posted": "750", "credits_posted": "2000", "version": 7, "position": 4711,
+            },
+            "opened_at": "2026-11-22T20:13:04.123456Z",
+        }),
+        "Payment" => json!({
+            "id": "019ab2c3-0000-7000-8000-000000000001", "type": "payment", "status": "posted",
+            "from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR",
+            "reference": "inv-1", "description": null, "metadata": {},
+            "balances": {
+                "wallet:alice": {"posted": "0", "available": "0", "version": 8},
+                "wallet:bob": {"posted": "1250", "available": "1250", "version": 1},
+            },
+            "position": 4712, "recorded_at": "2026-11-22T20:13:05.000001Z", "effective_at": "2026-11-22T20:13:05.000001Z",
+        }),
+        "Liveness" => json!({"status": "alive"}),
+        "Readiness" => json!({"status": "ready"}),
+        _ => return None,
+    };
+    Some(example)
+}

@@ -1,0 +1,28 @@
+//! The HTTP contract, against the real server on a real PostgreSQL.
+//!
+//! Every answer goes through [`client::Client`], which holds it against the
+//! OpenAPI document: a status, a field, a header or a code that is not described
+//! there fails the test that met it.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod contract;
+
+mod accounts;
+mod atomic;
+mod bad_input;
+mod batches;
+mod consistency;
+mod idempotency;
+mod ledgers;
+mod lifecycle;
+mod operations;
+mod pages;
+mod payments;
+mod protocol;
+mod snapshots;
+mod standby;
+mod stream;
+mod transactions;
