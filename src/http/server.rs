@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Time for a request's headers, so that slow clients hold nothing open.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client of HTTP/2 begins with (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Between looks at a preface that came in pieces.
+const PREFACE_PAUSE: Duration = Duration::from_millis(20);
 /// Requests under way on one HTTP/2 connection.
 const HTTP2_STREAMS_MAX: u32 = 1_024;
 /// Time for requests under way to finish when the server stops.
@@ -53,10 +57,14 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
         };
         _ = stream.set_nodelay(true);
         let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let (builder, watcher, stop) = (Arc::clone(&builder), graceful.watcher(), stop.clone());
         tracker.spawn(async move {
-            if let Err(error) = connection.await {
+            tokio::select! {
+                spoke = speaks(&stream) => if !spoke { return },
+                () = stop.cancelled() => return,
+            }
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%peer, %error, "a connection ended early");
             }
             drop(permit);
@@ -70,4 +78,25 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     {
         tracing::warn!("some connections did not end in time");
     }
+}
+
+/// Waits until a client has said which HTTP it speaks; `false` when it takes
+/// longer than for a request's headers. hyper-util waits for that without end
+/// before any other time limit begins (`auto` 0.1.21, `ReadVersion`).
+async fn speaks(stream: &TcpStream) -> bool {
+    tokio::time::timeout(HEADER_READ_TIMEOUT, async {
+        let mut begin = [0; HTTP2_PREFACE.len()];
+        loop {
+            match stream.peek(&mut begin).await {
+                Ok(0) | Err(_) => return false,
+                Ok(bytes) if bytes < begin.len() && HTTP2_PREFACE.starts_with(&begin[..bytes]) => {
+                    // What is there does not make the next look wait.
+                    tokio::time::sleep(PREFACE_PAUSE).await;
+                }
+                Ok(_) => return true,
+            }
+        }
+    })
+    .await
+    .unwrap_or(false)
 }

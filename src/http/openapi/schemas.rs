@@ -365,6 +365,8 @@ fn events() -> Value {
         }),
         &["code", "account"],
     );
+    let variants = ["AssetDefined", "AccountOpened", "TransactionPosted", "TransactionRejected", "BatchRejected"];
+    let variants = variants.map(reference);
     let item = described(count(), "Index of the first item that was declined, from 0.");
     json!({
         "AssetDefined": event(
@@ -400,7 +402,7 @@ fn events() -> Value {
             nullable(key()),
         ),
         "Event": {
-            "oneOf": ["AssetDefined", "AccountOpened", "TransactionPosted", "TransactionRejected", "BatchRejected"].map(reference),
+            "oneOf": variants,
             "discriminator": {"propertyName": "type", "mapping": {
                 "asset_defined": "#/components/schemas/AssetDefined",
                 "account_opened": "#/components/schemas/AccountOpened",

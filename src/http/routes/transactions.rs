@@ -9,10 +9,10 @@ use uuid::Uuid;
 use super::super::params::{InPath, InQuery, cursor, cursor_text, limit};
 use super::super::problem::{Code, Problem};
 use super::super::reads::{self, Consistency, Freshness};
-use super::super::wire::{Page, TransactionOutput};
+use super::super::wire::{Page, TransactionOutput, account_code};
 use super::super::{SharedApp, answer, idempotency};
 use super::payments::REFERENCE_BYTES_MAX;
-use super::{account_code, ledger};
+use super::ledger;
 use crate::shard::shard_of;
 use crate::store;
 
@@ -84,7 +84,7 @@ pub async fn list(
             made.map(|position| position as i64).filter(|position| *position > after).take(limit as usize + 1).collect()
         }
         (None, Some(account), reference) => {
-            let code = account_code(account)?;
+            let code = account_code(account).map_err(|detail| Problem::invalid("/query/account", detail))?;
             let shard = shard_of(ledger_id, code.as_str(), app.worker.ledgers.shard_count());
             let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
             let id = id.ok_or_else(|| Problem::new(Code::AccountNotFound, format!("no account {code}")))?;
