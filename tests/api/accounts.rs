@@ -73,7 +73,12 @@ async fn accounts_that_cannot_be_are_refused() {
         (json!({"code": "a", "asset": ""}), 422, "validation_failed", "/asset"),
         (json!({"code": "a", "asset": "EUR", "normal": "left"}), 422, "validation_failed", "/normal"),
         (json!({"code": "a", "asset": "EUR", "min_balance": "1.5"}), 422, "validation_failed", "/min_balance"),
-        (json!({"code": "a", "asset": "EUR", "min_balance": 2, "max_balance": 1}), 422, "validation_failed", "/min_balance"),
+        (
+            json!({"code": "a", "asset": "EUR", "min_balance": 2, "max_balance": 1}),
+            422,
+            "validation_failed",
+            "/min_balance",
+        ),
         (json!({"code": "a", "asset": "EUR", "metadata": []}), 422, "validation_failed", "/metadata"),
         (json!({"code": "a", "asset": "EUR", "min_balence": "0"}), 422, "validation_failed", "/min_balence"),
         (json!({"asset": "EUR"}), 422, "validation_failed", "/code"),
@@ -122,7 +127,9 @@ async fn a_statement_has_a_line_per_leg_in_either_order() {
     let lines: Vec<_> = statement
         .data()
         .iter()
-        .map(|line| (line["side"].as_str().unwrap(), line["amount"].as_str().unwrap(), line["balance_after"].as_str().unwrap()))
+        .map(|line| {
+            (line["side"].as_str().unwrap(), line["amount"].as_str().unwrap(), line["balance_after"].as_str().unwrap())
+        })
         .collect();
     assert_eq!(lines, [("credit", "100", "100"), ("debit", "30", "70")]);
     assert_eq!(statement.field("version"), [1, 2]);

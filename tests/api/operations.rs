@@ -69,7 +69,8 @@ async fn methods_that_are_not_described_are_405() {
     for (template, operations) in paths {
         let path = template.replace("{ledger}", "main").replace("{code}", "x").replace("{id}", "x");
         let methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-        let mut allowed: Vec<&str> = methods.into_iter().filter(|m| operations.get(m.to_lowercase()).is_some()).collect();
+        let mut allowed: Vec<&str> =
+            methods.into_iter().filter(|m| operations.get(m.to_lowercase()).is_some()).collect();
         if allowed.contains(&"GET") {
             allowed.push("HEAD");
         }
