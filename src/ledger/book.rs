@@ -11,6 +11,8 @@ use super::name::{AccountCode, AssetCode};
 /// Accounts that eviction may look at for each that it is to evict, so that a
 /// pause stays short when few may go.
 const EVICTION_LOOKS: usize = 16;
+/// Looks that are always worth their time: some microseconds.
+const EVICTION_LOOKS_MIN: usize = 4_096;
 
 /// The assets of a ledger, and those of its accounts that memory holds.
 ///
@@ -204,7 +206,7 @@ impl Book {
     /// accounts for each that is wanted, and at each at most twice.
     pub fn evict(&mut self, want: usize, may_go: impl Fn(&Account) -> bool) -> usize {
         let mut gone = 0;
-        for _ in 0..(self.accounts.len() * 2).min(want * EVICTION_LOOKS) {
+        for _ in 0..(self.accounts.len() * 2).min(EVICTION_LOOKS_MIN.max(want * EVICTION_LOOKS)) {
             if gone == want {
                 break;
             }
