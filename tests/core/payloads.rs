@@ -517,6 +517,6 @@ proptest! {
         let json = written(&fact);
         let cut: String = json.chars().take(at.index(json.chars().count())).collect();
         let refused = read(fact.type_name(), &cut).expect_err(&cut);
-        prop_assert!(refused.contains("is malformed"), "{}", refused);
+        prop_assert!(refused.contains("is malformed"), "{refused}");
     }
 }

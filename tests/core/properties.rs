@@ -190,7 +190,7 @@ proptest! {
                 let refused = replayed.apply(&Event { fact: Fact::TransactionPosted(corrupt), ..event.clone() });
                 let refused = refused.expect_err("a wrong balance must not be believed");
                 prop_assert_eq!(refused.position, event.position);
-                prop_assert!(refused.detail.contains(transaction.legs[leg].account.as_str()), "{}", refused);
+                prop_assert!(refused.detail.contains(transaction.legs[leg].account.as_str()), "{refused}");
                 prop_assert_eq!((State::of(&replayed), replayed.mark()), before);
             }
             replayed.apply(event).expect("the true event still follows");
@@ -335,7 +335,7 @@ proptest! {
     fn eviction_takes_only_what_may_go(
         scenario in scenario(Past::Any),
         may_go in prop::collection::btree_set(0..120_u64, 0..100),
-        rounds in prop::collection::vec((0..12_usize, 0..6_usize), 1..6),
+        rounds in prop::collection::vec((0..24_usize, 0..6_usize), 1..6),
     ) {
         let mut run = play(&scenario, |_| ());
         let allowed = |account: &Account| may_go.contains(&account.id);
@@ -344,14 +344,19 @@ proptest! {
             let before = State::of(&run.book);
             let candidates = before.accounts.values().filter(|account| allowed(account)).count();
             let gone = run.book.evict(want, allowed);
-            prop_assert_eq!(gone, want.min(candidates));
+            prop_assert!(gone <= want.min(candidates));
+            // Two rounds over the book find all that may go: it takes the first
+            // to see what has not been used since. A search for few is cut short.
+            if want >= before.accounts.len() {
+                prop_assert_eq!(gone, candidates);
+            }
             let after = State::of(&run.book);
             prop_assert_eq!(after.accounts.len(), before.accounts.len() - gone);
             for (code, account) in &before.accounts {
                 match after.accounts.get(code) {
                     Some(still) => prop_assert_eq!(still, account),
                     None => {
-                        prop_assert!(allowed(account), "{} had to stay", code);
+                        prop_assert!(allowed(account), "{code} had to stay");
                         lost.insert(code.clone());
                     }
                 }

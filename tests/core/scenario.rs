@@ -44,7 +44,7 @@ pub enum Past {
 }
 
 pub fn scenario(past: Past) -> impl Strategy<Value = Scenario> {
-    let loaded: Vec<_> = (0..ACCOUNTS.len()).map(|index| prop::option::weighted(0.95, account(index, past))).collect();
+    let loaded: Vec<_> = (0..ACCOUNTS.len()).map(|index| prop::option::weighted(0.97, account(index, past))).collect();
     (loaded, prop::collection::vec(command(), 1..24))
         .prop_map(|(loaded, commands)| Scenario { loaded: loaded.into_iter().flatten().collect(), commands })
 }
@@ -68,7 +68,7 @@ pub fn time(seconds: u64) -> DateTime<Utc> {
 
 fn account(index: usize, past: Past) -> BoxedStrategy<Account> {
     let status = prop_oneof![
-        24 => Just(AccountStatus::Open),
+        60 => Just(AccountStatus::Open),
         1 => Just(AccountStatus::Frozen),
         1 => Just(AccountStatus::Closed),
     ];
