@@ -84,7 +84,9 @@ mod tests {
         assert_eq!(one, other);
         assert_eq!(canonical("{}"), Ok(None));
         assert_eq!(canonical("[1]"), Err(InvalidMetadata::NotAnObject));
-        for extreme in [r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, &format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200))] {
+        for extreme in
+            [r#"{"a":1e999}"#, r#"{"a":"\ud800"}"#, &format!("{}1{}", r#"{"a":"#.repeat(200), "}".repeat(200))]
+        {
             assert_eq!(canonical(extreme), Err(InvalidMetadata::OutOfBounds), "{extreme}");
         }
         assert_eq!(canonical(r#"{"a":["\u0000"]}"#), Err(InvalidMetadata::Nul));

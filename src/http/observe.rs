@@ -34,7 +34,11 @@ pub async fn request(request: Request, next: Next) -> Response {
     } else {
         tracing::debug!(request_id = ?id, %method, route, status = status.as_u16(), "answered");
     }
-    let labels = [("route", route.to_owned()), ("method", method_label(&method).to_owned()), ("status", status.as_str().to_owned())];
+    let labels = [
+        ("route", route.to_owned()),
+        ("method", method_label(&method).to_owned()),
+        ("status", status.as_str().to_owned()),
+    ];
     counter!(metric::HTTP_REQUESTS, &labels).increment(1);
     histogram!(metric::HTTP_SECONDS, "route" => route.to_owned()).record(started.elapsed().as_secs_f64());
     response.headers_mut().insert(REQUEST_ID, id);

@@ -84,11 +84,7 @@ pub async fn ask(ledger: &Ledger, read: Work) -> Result<Answer, Problem> {
 ///
 /// # Errors
 /// `projection_behind`; 503 when the database cannot be asked.
-pub async fn log_at(
-    ledger: &Ledger,
-    database: &Database,
-    min_position: Option<Position>,
-) -> Result<Position, Problem> {
+pub async fn log_at(ledger: &Ledger, database: &Database, min_position: Option<Position>) -> Result<Position, Problem> {
     let wanted = min_position.unwrap_or(0);
     let serves = *ledger.serving.borrow();
     if !serves {

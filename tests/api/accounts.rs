@@ -73,7 +73,12 @@ async fn accounts_that_cannot_be_are_refused() {
         (json!({"code": "a", "asset": ""}), 422, "validation_failed", "/asset"),
         (json!({"code": "a", "asset": "EUR", "normal": "left"}), 422, "validation_failed", "/normal"),
         (json!({"code": "a", "asset": "EUR", "min_balance": "1.5"}), 422, "validation_failed", "/min_balance"),
-        (json!({"code": "a", "asset": "EUR", "min_balance": 2, "max_balance": 1}), 422, "validation_failed", "/min_balance"),
+        (
+            json!({"code": "a", "asset": "EUR", "min_balance": 2, "max_balance": 1}),
+            422,
+            "validation_failed",
+            "/min_balance",
+        ),
         (json!({"code": "a", "asset": "EUR", "metadata": []}), 422, "validation_failed", "/metadata"),
         (json!({"code": "a", "asset": "EUR", "min_balence": "0"}), 422, "validation_failed", "/min_balence"),
         (json!({"asset": "EUR"}), 422, "validation_failed", "/code"),
@@ -106,6 +111,7 @@ async fn a_batch_of_accounts_has_a_result_for_each() {
     assert_eq!(results[2]["problem"]["code"], "account_already_exists");
     assert_eq!(results[4]["problem"]["errors"][0]["pointer"], "/accounts/4/code");
     assert_eq!(results[5]["problem"]["code"], "asset_not_found");
+    assert_eq!(results[5]["problem"]["errors"][0]["pointer"], "/accounts/5/asset");
     assert_eq!(results[6]["account"]["max_balance"], "7");
     assert_eq!(answer.position(), 3);
 }
@@ -122,7 +128,9 @@ async fn a_statement_has_a_line_per_leg_in_either_order() {
     let lines: Vec<_> = statement
         .data()
         .iter()
-        .map(|line| (line["side"].as_str().unwrap(), line["amount"].as_str().unwrap(), line["balance_after"].as_str().unwrap()))
+        .map(|line| {
+            (line["side"].as_str().unwrap(), line["amount"].as_str().unwrap(), line["balance_after"].as_str().unwrap())
+        })
         .collect();
     assert_eq!(lines, [("credit", "100", "100"), ("debit", "30", "70")]);
     assert_eq!(statement.field("version"), [1, 2]);

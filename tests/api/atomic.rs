@@ -45,7 +45,10 @@ async fn none_is_posted_when_one_is_declined() {
     let again = client.post_with_key("/payments/batch", "k", &request).await.is(422);
     assert!(again.is_replay() && again.text == declined.text);
     let found = client.get("/transactions?idempotency_key=k").await.is(200);
-    assert_eq!((found.field("status"), found.field("id")), (vec![json!("rejected")], vec![declined.body["transaction_id"].clone()]));
+    assert_eq!(
+        (found.field("status"), found.field("id")),
+        (vec![json!("rejected")], vec![declined.body["transaction_id"].clone()])
+    );
 
     let mut other = request.clone();
     other["payments"].as_array_mut().unwrap().swap(0, 2);
@@ -67,7 +70,12 @@ async fn what_cannot_be_is_refused_and_leaves_the_key_free() {
         (vec![good.clone(), with_key], 422, "validation_failed", "/payments/1/idempotency_key"),
         (vec![], 422, "validation_failed", "/payments"),
         // Declined and not to be: what is not recorded comes first, as with one payment.
-        (vec![good.clone(), json!({"from": "alice", "to": "bob", "amount": 1, "asset": "USD"})], 422, "asset_mismatch", "/payments/1/asset"),
+        (
+            vec![good.clone(), json!({"from": "alice", "to": "bob", "amount": 1, "asset": "USD"})],
+            422,
+            "asset_mismatch",
+            "/payments/1/asset",
+        ),
     ] {
         let answer = client.post_with_key("/payments/batch", "k", batch(&payments)).await;
         answer.is_problem(status, code).at(pointer);

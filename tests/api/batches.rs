@@ -53,7 +53,8 @@ async fn every_item_has_its_own_result_and_sees_those_before() {
         (201, "posted"),
     ];
     assert_eq!(results(&answer), expected);
-    let pointers = [(3, "/payments/3/from"), (4, "/payments/4/to"), (5, "/payments/5/amount"), (6, "/payments/6/idempotency_key")];
+    let pointers =
+        [(3, "/payments/3/from"), (4, "/payments/4/to"), (5, "/payments/5/amount"), (6, "/payments/6/idempotency_key")];
     for (index, pointer) in pointers {
         assert_eq!(answer.body["results"][index]["problem"]["errors"][0]["pointer"], pointer);
     }
@@ -64,7 +65,11 @@ async fn every_item_has_its_own_result_and_sees_those_before() {
 #[tokio::test]
 async fn a_batch_again_is_a_replay_of_every_item() {
     let (_server, client) = start_with_accounts().await;
-    let batch = [item("1", payment("alice", "bob", 5)), item("2", payment("alice", "bob", 9_999)), item("3", payment("x", "bob", 1))];
+    let batch = [
+        item("1", payment("alice", "bob", 5)),
+        item("2", payment("alice", "bob", 9_999)),
+        item("3", payment("x", "bob", 1)),
+    ];
     let first = send(&client, &batch).await;
     assert_eq!(results(&first), [(201, "posted"), (422, "insufficient_funds"), (404, "account_not_found")]);
     let head = client.head().await;
@@ -72,10 +77,17 @@ async fn a_batch_again_is_a_replay_of_every_item() {
     assert_eq!(again.text, first.text);
     assert_eq!(client.head().await, head);
     // Some new, some not.
-    let mixed = send(&client, &[item("4", payment("alice", "bob", 1)), batch[0].clone(), item("2", payment("alice", "bob", 1))]).await;
+    let mixed = send(
+        &client,
+        &[item("4", payment("alice", "bob", 1)), batch[0].clone(), item("2", payment("alice", "bob", 1))],
+    )
+    .await;
     assert_eq!(results(&mixed), [(201, "posted"), (201, "posted"), (422, "idempotency_key_reused")]);
     assert_eq!(mixed.body["results"][1], first.body["results"][0]);
-    assert_eq!(mixed.body["results"][2]["problem"]["transaction_id"], first.body["results"][1]["problem"]["transaction_id"]);
+    assert_eq!(
+        mixed.body["results"][2]["problem"]["transaction_id"],
+        first.body["results"][1]["problem"]["transaction_id"]
+    );
     assert_eq!(client.head().await, head + 1);
 }
 

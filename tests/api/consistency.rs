@@ -20,7 +20,11 @@ async fn every_route_reads_what_was_just_written() {
         assert_eq!(account.body["balance"]["posted"], n.to_string());
         let listed = client.get("/accounts?prefix=bob").await.is(200);
         assert_eq!(listed.data()[0]["balance"], account.body["balance"]);
-        for query in [format!("reference=ref-{n}"), format!("idempotency_key=k-{n}"), format!("account=bob&after=p{}", position - 1)] {
+        for query in [
+            format!("reference=ref-{n}"),
+            format!("idempotency_key=k-{n}"),
+            format!("account=bob&after=p{}", position - 1),
+        ] {
             let found = client.get(&format!("/transactions?{query}")).await.is(200);
             assert_eq!(found.field("id"), [id], "{query}");
         }

@@ -29,7 +29,8 @@ impl Contract {
         let content_type = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or("none");
         let essence = content_type.split(';').next().unwrap_or_default();
         let media = documented["content"].as_object().unwrap();
-        let media = media.get(essence).unwrap_or_else(|| panic!("content type {content_type} is not described: {what}"));
+        let media =
+            media.get(essence).unwrap_or_else(|| panic!("content type {content_type} is not described: {what}"));
         if essence.ends_with("json") {
             let value = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {what}"));
             self.check_value(&media["schema"], &value, &what);
@@ -48,7 +49,10 @@ impl Contract {
         let fits = |template: &&String| {
             let parts: Vec<&str> = template.split('/').collect();
             parts.len() == segments.len()
-                && parts.iter().zip(&segments).all(|(part, segment)| part == segment || (part.starts_with('{') && !segment.is_empty()))
+                && parts
+                    .iter()
+                    .zip(&segments)
+                    .all(|(part, segment)| part == segment || (part.starts_with('{') && !segment.is_empty()))
         };
         let templates = self.document["paths"].as_object().unwrap();
         templates.keys().filter(fits).min_by_key(|template| template.matches('{').count()).map(String::as_str)
@@ -74,7 +78,9 @@ impl Contract {
                 None => assert_ne!(header["required"], json!(true), "no header {name}: {what}"),
                 Some(text) => {
                     let value = match header["schema"]["type"].as_str() {
-                        Some("integer") => json!(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}: {text}: {what}"))),
+                        Some("integer") => {
+                            json!(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}: {text}: {what}")))
+                        }
                         _ => json!(text),
                     };
                     self.check_value(&header["schema"], &value, &format!("header {name} of {what}"));

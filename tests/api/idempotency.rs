@@ -27,9 +27,11 @@ async fn the_same_request_again_is_answered_the_same() {
     let mut rich = payment("alice", "bob", 5);
     rich["metadata"] = json!({"b": 1.0, "a": 0.12345678901234568, "u": "ü\u{1}"});
     rich["reference"] = json!("r\"\\\u{7f}");
-    for (key, request, status) in
-        [("posted", payment("alice", "bob", 300), 201), ("rich", rich, 201), ("rejected", payment("alice", "bob", 9_999), 422)]
-    {
+    for (key, request, status) in [
+        ("posted", payment("alice", "bob", 300), 201),
+        ("rich", rich, 201),
+        ("rejected", payment("alice", "bob", 9_999), 422),
+    ] {
         let first = client.pay(key, &request).await.is(status);
         let head = client.head().await;
         for _ in 0..3 {
@@ -191,6 +193,7 @@ async fn what_a_key_did_can_be_found() {
 async fn more_than_one_key_is_none() {
     let (_server, client) = start_with_accounts().await;
     let headers = [JSON, ("idempotency-key", "a"), ("idempotency-key", "b")];
-    let answer = client.send(reqwest::Method::POST, "/payments", &headers, payment("alice", "bob", 1).to_string()).await;
+    let answer =
+        client.send(reqwest::Method::POST, "/payments", &headers, payment("alice", "bob", 1).to_string()).await;
     answer.is_problem(400, "idempotency_key_invalid");
 }

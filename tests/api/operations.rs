@@ -40,6 +40,18 @@ async fn metrics_are_prometheus_text() {
     }
 }
 
+/// The trap: labels that clients choose make a metric grow without end.
+#[tokio::test]
+async fn no_client_chooses_a_label() {
+    let (_server, client) = start().await;
+    let method = reqwest::Method::from_bytes(b"MADE-UP").unwrap();
+    client.send(method, "//livez", &[], "").await.is_problem(405, "method_not_allowed");
+    client.get("//made-up/path").await.is(404);
+    let metrics = client.get("//metrics").await.is(200);
+    assert!(!metrics.text.contains("MADE-UP") && !metrics.text.contains("made-up"));
+    assert!(metrics.text.contains(r#"method="other""#));
+}
+
 #[tokio::test]
 async fn every_problem_has_its_page() {
     let (_server, client) = start().await;
@@ -69,7 +81,8 @@ async fn methods_that_are_not_described_are_405() {
     for (template, operations) in paths {
         let path = template.replace("{ledger}", "main").replace("{code}", "x").replace("{id}", "x");
         let methods = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-        let mut allowed: Vec<&str> = methods.into_iter().filter(|m| operations.get(m.to_lowercase()).is_some()).collect();
+        let mut allowed: Vec<&str> =
+            methods.into_iter().filter(|m| operations.get(m.to_lowercase()).is_some()).collect();
         if allowed.contains(&"GET") {
             allowed.push("HEAD");
         }

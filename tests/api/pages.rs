@@ -31,7 +31,10 @@ async fn every_list_is_the_same_in_pages_and_in_one() {
         request["reference"] = json!("same");
         client.pay(&format!("k{n}"), &request).await.is(201);
     }
-    client.pay("no", &json!({"from": "bob", "to": "alice", "amount": 99, "asset": "EUR", "reference": "same"})).await.is(422);
+    client
+        .pay("no", &json!({"from": "bob", "to": "alice", "amount": 99, "asset": "EUR", "reference": "same"}))
+        .await
+        .is(422);
     for (path, field, items) in [
         ("//v1/ledgers?", "name", Some(6)),
         ("/assets?", "code", None),
@@ -108,7 +111,11 @@ async fn a_cursor_of_another_list_is_refused() {
     for list in lists {
         for (of, cursor) in &cursors {
             let answer = client.get(&format!("{list}?after={cursor}")).await;
-            if *of == list { _ = answer.is(200) } else { _ = answer.is_problem(422, "validation_failed").at("/query/after") }
+            if *of == list {
+                _ = answer.is(200)
+            } else {
+                _ = answer.is_problem(422, "validation_failed").at("/query/after")
+            }
         }
     }
 }

@@ -28,7 +28,17 @@ async fn a_request_id_is_repeated_or_made() {
 #[tokio::test]
 async fn unknown_routes_are_404() {
     let (_server, client) = start().await;
-    for path in ["//", "//v1", "//v2/ledgers", "/nothing", "/accounts/a/b", "/accounts/", "//livez/", "/payments/x/y", "//favicon.ico"] {
+    for path in [
+        "//",
+        "//v1",
+        "//v2/ledgers",
+        "/nothing",
+        "/accounts/a/b",
+        "/accounts/",
+        "//livez/",
+        "/payments/x/y",
+        "//favicon.ico",
+    ] {
         client.get(path).await.is_problem(404, "not_found");
         client.post(path, &json!({})).await.is_problem(404, "not_found");
     }
@@ -38,7 +48,9 @@ async fn unknown_routes_are_404() {
 async fn other_content_types_are_415() {
     let (_server, client) = start_with_accounts().await;
     let body = payment("alice", "bob", 1).to_string();
-    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "json", "application/problem+json"] {
+    for content_type in
+        ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", "json", "application/problem+json"]
+    {
         for path in ["/payments", "/payments/batch", "/accounts", "/accounts/batch"] {
             let headers = [("content-type", content_type), ("idempotency-key", "k")];
             let answer = client.send(Method::POST, path, &headers, body.clone()).await;
@@ -49,7 +61,9 @@ async fn other_content_types_are_415() {
     }
     let answer = client.send(Method::POST, "/payments", &[("idempotency-key", "k")], body.clone()).await;
     answer.is_problem(415, "unsupported_media_type");
-    for (n, content_type) in ["application/json; charset=utf-8", "Application/JSON", " application/json ;x=y"].iter().enumerate() {
+    for (n, content_type) in
+        ["application/json; charset=utf-8", "Application/JSON", " application/json ;x=y"].iter().enumerate()
+    {
         let headers = [("content-type", *content_type), ("idempotency-key", &format!("ok{n}"))];
         client.send(Method::POST, "/payments", &headers, body.clone()).await.is(201);
     }
@@ -96,7 +110,9 @@ async fn http_2_is_spoken_as_well() {
     let handshake = hyper::client::conn::http2::handshake(executor, http2).await;
     let (mut sender, connection) = handshake.unwrap();
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::get(format!("{}/livez", server.origin())).body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
+    let request = hyper::Request::get(format!("{}/livez", server.origin()))
+        .body(http_body_util::Empty::<bytes::Bytes>::new())
+        .unwrap();
     let answer = sender.send_request(request).await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.version()), (200, hyper::Version::HTTP_2));
     drop(sender);

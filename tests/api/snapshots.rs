@@ -67,7 +67,8 @@ async fn a_body_of_each_problem() {
         standby.pay("k", &good).await,
         client.get("/events?min_position=999").await,
     ];
-    let bodies: Map<String, Value> = provoked.iter().map(|answer| (code(answer), placeholders(answer.body.clone()))).collect();
+    let bodies: Map<String, Value> =
+        provoked.iter().map(|answer| (code(answer), placeholders(answer.body.clone()))).collect();
     let all: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
     let found: BTreeSet<&str> =
         bodies.keys().map(String::as_str).chain(NOT_PROVOKED.iter().map(|code| code.as_str())).collect();
@@ -104,7 +105,9 @@ async fn names_of_metrics() {
     let client = Client::new(process.origin());
     client.open(json!({"code": "bank", "asset": "EUR", "min_balance": null})).await;
     client.open(json!({"code": "alice", "asset": "EUR"})).await;
-    for (key, request) in [("k", payment("bank", "alice", 1)), ("k", payment("bank", "alice", 1)), ("no", payment("alice", "bank", 9))] {
+    for (key, request) in
+        [("k", payment("bank", "alice", 1)), ("k", payment("bank", "alice", 1)), ("no", payment("alice", "bank", 9))]
+    {
         client.pay(key, &request).await;
     }
     client.get("/accounts").await.is(200);

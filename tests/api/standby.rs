@@ -26,7 +26,8 @@ async fn a_second_worker_stands_by_and_says_so() {
     standby.pay("k2", &payment("bank", "alice", 5)).await.is_problem(503, "standby");
     standby.post("/accounts", &json!({"code": "x", "asset": "EUR"})).await.is_problem(503, "standby");
     standby.put("/assets/NEW", &json!({"scale": 1})).await.is_problem(503, "standby");
-    let batch = json!({"payments": [{"from": "bank", "to": "alice", "amount": 1, "asset": "EUR", "idempotency_key": "b"}]});
+    let batch =
+        json!({"payments": [{"from": "bank", "to": "alice", "amount": 1, "asset": "EUR", "idempotency_key": "b"}]});
     standby.post("/payments/batch", &batch).await.is_problem(503, "standby");
     assert_eq!(serving.head().await, head, "nothing was recorded");
     let answer = serving.pay("k2", &payment("bank", "alice", 5)).await.is(201);
@@ -40,7 +41,14 @@ async fn a_second_worker_stands_by_and_says_so() {
     let position = answer.position();
     // The first has the projections up to there once it has answered from them.
     serving.get("/accounts?prefix=alice").await.is(200);
-    for path in ["/accounts/alice?consistency=eventual", "/accounts", "/accounts/alice/entries", "/transactions", "/events", "/assets"] {
+    for path in [
+        "/accounts/alice?consistency=eventual",
+        "/accounts",
+        "/accounts/alice/entries",
+        "/transactions",
+        "/events",
+        "/assets",
+    ] {
         let separator = if path.contains('?') { '&' } else { '?' };
         let read = standby.get(&format!("{path}{separator}min_position={position}")).await;
         if read.status == 504 {

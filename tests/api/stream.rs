@@ -72,7 +72,9 @@ async fn a_stream_resumes_where_it_was_cut() {
     for position in 5..=10 {
         assert_eq!(resumed.next().await.unwrap().0, position);
     }
-    for (query, headers) in [("?after=x", vec![]), ("?after=-1", vec![]), ("", vec![("last-event-id", "x")]), ("?x=1", vec![])] {
+    for (query, headers) in
+        [("?after=x", vec![]), ("?after=-1", vec![]), ("", vec![("last-event-id", "x")]), ("?x=1", vec![])]
+    {
         let mut headers: Vec<(&str, &str)> = headers;
         headers.push(("accept", "text/event-stream"));
         let answer = client.send(reqwest::Method::GET, &format!("/events/stream{query}"), &headers, "").await;

@@ -12,17 +12,18 @@ async fn a_transaction_shows_its_legs() {
     request["metadata"] = json!({"a": 1});
     let paid = client.pay("k", &request).await.is(201);
     let found = client.get(&format!("/transactions/{}", paid.body["id"].as_str().unwrap())).await.is(200);
-    let leg = |account: &str, side: &str, after: &str, version: u64| {
-        json!({"account": account, "side": side, "amount": "100", "asset": "EUR", "balance_after": after, "version": version})
-    };
+    let leg = |account: &str, side: &str, after: &str, version: u64| json!({"account": account, "side": side, "amount": "100", "asset": "EUR", "balance_after": after, "version": version});
     assert_eq!(found.body["legs"], json!([leg("alice", "debit", "900", 2), leg("bob", "credit", "100", 1)]));
-    for field in ["id", "type", "status", "reference", "description", "metadata", "position", "recorded_at", "effective_at"] {
+    for field in
+        ["id", "type", "status", "reference", "description", "metadata", "position", "recorded_at", "effective_at"]
+    {
         assert_eq!(found.body[field], paid.body[field], "{field}");
     }
     assert_eq!((&found.body["reason"], &found.body["idempotency_key"]), (&Value::Null, &json!("k")));
 
     let declined = client.pay("no", &payment("bob", "alice", 101)).await.is(422);
-    let found = client.get(&format!("/transactions/{}", declined.body["transaction_id"].as_str().unwrap())).await.is(200);
+    let found =
+        client.get(&format!("/transactions/{}", declined.body["transaction_id"].as_str().unwrap())).await.is(200);
     assert_eq!(found.body["legs"][0]["balance_after"], Value::Null);
     for unknown in ["0193a5b0-0000-7000-8000-000000000000", "x", "%00", "1"] {
         client.get(&format!("/transactions/{unknown}")).await.is_problem(404, "transaction_not_found");
@@ -33,13 +34,18 @@ async fn a_transaction_shows_its_legs() {
 async fn transactions_are_found_by_what_is_known() {
     let (_server, client) = start_with_accounts().await;
     let mut ids = Vec::new();
-    for (key, from, to, amount, reference) in
-        [("1", "alice", "bob", 10, "x"), ("2", "bob", "bank", 5, "x"), ("3", "bob", "alice", 9_999, "y"), ("4", "alice", "bank", 1, "z")]
-    {
+    for (key, from, to, amount, reference) in [
+        ("1", "alice", "bob", 10, "x"),
+        ("2", "bob", "bank", 5, "x"),
+        ("3", "bob", "alice", 9_999, "y"),
+        ("4", "alice", "bank", 1, "z"),
+    ] {
         let mut request = payment(from, to, amount);
         request["reference"] = json!(reference);
         let answer = client.pay(key, &request).await;
-        ids.push([&answer.body["id"], &answer.body["transaction_id"]].into_iter().find(|id| id.is_string()).unwrap().clone());
+        ids.push(
+            [&answer.body["id"], &answer.body["transaction_id"]].into_iter().find(|id| id.is_string()).unwrap().clone(),
+        );
     }
     for (query, expected) in [
         ("account=bob", &[0, 1, 2][..]),
@@ -70,7 +76,15 @@ async fn the_log_has_every_fact_in_order() {
     let atomic = json!({"atomic": true, "payments": [payment("alice", "bob", 1), payment("bob", "alice", 2)]});
     client.post_with_key("/payments/batch", "none", &atomic).await.is(422);
     let events = client.get("/events").await.is(200);
-    let types = ["account_opened", "account_opened", "account_opened", "transaction_posted", "asset_defined", "transaction_rejected", "batch_rejected"];
+    let types = [
+        "account_opened",
+        "account_opened",
+        "account_opened",
+        "transaction_posted",
+        "asset_defined",
+        "transaction_rejected",
+        "batch_rejected",
+    ];
     assert_eq!(events.field("type"), types);
     assert_eq!(events.field("position"), [1, 2, 3, 4, 5, 6, 7]);
     let times = events.field("recorded_at");

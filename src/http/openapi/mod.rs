@@ -145,7 +145,8 @@ fn header(name: &str) -> Value {
 }
 
 fn describe(operation: &Operation) -> Value {
-    let mut parameters: Vec<Value> = operation.parameters.iter().map(|parameter| parameter_of(operation, parameter)).collect();
+    let mut parameters: Vec<Value> =
+        operation.parameters.iter().map(|parameter| parameter_of(operation, parameter)).collect();
     parameters.push(json!({"$ref": "#/components/parameters/X-Request-Id"}));
     let mut value = json!({
         "operationId": operation.id,

@@ -445,15 +445,9 @@ pub const OPERATIONS: &[Operation] = &[
 
 /// Parameters that several routes take, by the name they are referred to.
 pub fn parameters() -> Value {
-    let in_path = |name: &str, schema: Value, description: &str| {
-        json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema})
-    };
-    let in_query = |name: &str, schema: Value, description: &str| {
-        json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema})
-    };
-    let in_header = |name: &str, required: bool, schema: Value, description: &str| {
-        json!({"name": name, "in": "header", "required": required, "description": description, "schema": schema})
-    };
+    let in_path = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema});
+    let in_query = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema});
+    let in_header = |name: &str, required: bool, schema: Value, description: &str| json!({"name": name, "in": "header", "required": required, "description": description, "schema": schema});
     let key = json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"});
     let short_name = json!({"$ref": "#/components/schemas/ShortName"});
     let account_code = json!({"$ref": "#/components/schemas/AccountCode"});

@@ -327,7 +327,8 @@ fn events() -> Value {
         });
         let mut required = vec!["account", "account_id", "side", "amount"];
         if outcome {
-            fields["normal"] = json!({"type": "string", "const": "debit", "description": "Left out when it is credit."});
+            fields["normal"] =
+                json!({"type": "string", "const": "debit", "description": "Left out when it is credit."});
             fields["debits"] = described(amount(), "The account's posted debits after the leg.");
             fields["credits"] = described(amount(), "The account's posted credits after the leg.");
             fields["debits_pending"] = described(amount(), "Left out when zero.");
@@ -459,7 +460,9 @@ pub fn example(name: &str) -> Option<Value> {
             {"code": "wallet:alice", "asset": "EUR"},
             {"code": "bank", "asset": "EUR", "normal": "debit", "min_balance": null},
         ]}),
-        "PaymentRequest" => json!({"from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR", "reference": "inv-1"}),
+        "PaymentRequest" => {
+            json!({"from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR", "reference": "inv-1"})
+        }
         "PaymentBatchRequest" => json!({"payments": [
             {"idempotency_key": "k-1", "from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR"},
             {"idempotency_key": "k-2", "from": "wallet:bob", "to": "wallet:carol", "amount": "300", "asset": "EUR"},

@@ -11,8 +11,8 @@ use super::super::problem::{Code, Problem};
 use super::super::reads::{self, Consistency, Freshness};
 use super::super::wire::{Page, TransactionOutput, account_code};
 use super::super::{SharedApp, answer, idempotency};
-use super::payments::REFERENCE_BYTES_MAX;
 use super::ledger;
+use super::payments::REFERENCE_BYTES_MAX;
 use crate::shard::shard_of;
 use crate::store;
 
