@@ -168,12 +168,15 @@ impl Problem {
         }
     }
 
-    /// A refusal, with the pointers of the request's legs (`/from`, `/to`).
-    pub fn refused(refusal: &Refusal, legs: &dyn Fn(usize) -> String) -> Self {
+    /// A refusal of what is at the pointer `base` of the body: empty for the
+    /// body itself, `/payments/3` for an item.
+    pub fn refused(refusal: &Refusal, base: &str) -> Self {
+        let leg = |leg: usize| format!("{base}/{}", if leg == 0 { "from" } else { "to" });
+        let asset_field = || format!("{base}/asset");
         match refusal {
-            Refusal::Invalid(rule) => Self::invalid("", *rule),
+            Refusal::Invalid(rule) => Self::invalid(base, *rule),
             Refusal::SameAccount(code) => {
-                Self::new(Code::SameAccount, format!("from and to are both {code}")).at(legs(1))
+                Self::new(Code::SameAccount, format!("from and to are both {code}")).at(leg(1))
             }
             Refusal::AccountNotFound(missing) => {
                 let names: Vec<&str> = missing.iter().map(|(_, code)| code.as_str()).collect();
@@ -181,14 +184,14 @@ impl Problem {
                     Self::new(Code::AccountNotFound, format!("no account {}", names.join(", no account ")));
                 problem.errors = missing
                     .iter()
-                    .map(|(leg, code)| FieldError { pointer: legs(*leg), detail: format!("no account {code}") })
+                    .map(|(index, code)| FieldError { pointer: leg(*index), detail: format!("no account {code}") })
                     .collect();
                 problem
             }
-            Refusal::AssetNotFound(code) => Self::new(Code::AssetNotFound, format!("no asset {code}")).at("/asset"),
+            Refusal::AssetNotFound(code) => Self::new(Code::AssetNotFound, format!("no asset {code}")).at(asset_field()),
             Refusal::AssetMismatch { account, account_asset, asset, .. } => {
                 Self::new(Code::AssetMismatch, format!("account {account} holds {account_asset}, not {asset}"))
-                    .at("/asset")
+                    .at(asset_field())
             }
             Refusal::AccountAlreadyExists(account) => Self::new(
                 Code::AccountAlreadyExists,

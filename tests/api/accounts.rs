@@ -111,6 +111,7 @@ async fn a_batch_of_accounts_has_a_result_for_each() {
     assert_eq!(results[2]["problem"]["code"], "account_already_exists");
     assert_eq!(results[4]["problem"]["errors"][0]["pointer"], "/accounts/4/code");
     assert_eq!(results[5]["problem"]["code"], "asset_not_found");
+    assert_eq!(results[5]["problem"]["errors"][0]["pointer"], "/accounts/5/asset");
     assert_eq!(results[6]["account"]["max_balance"], "7");
     assert_eq!(answer.position(), 3);
 }

@@ -89,7 +89,8 @@ fn fields_of_a_payment() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut add = |field: &str, texts: &[&str], status: u16, code: &'static str| {
         for text in texts {
-            let name: &'static str = Box::leak(format!("{field}: {}", &text[..text.len().min(40)]).into_boxed_str());
+            let name: &'static str =
+                Box::leak(format!("{field}: {}", text.chars().take(40).collect::<String>()).into_boxed_str());
             cases.push(case(name, with(field, text), status, code));
         }
     };

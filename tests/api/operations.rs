@@ -40,6 +40,18 @@ async fn metrics_are_prometheus_text() {
     }
 }
 
+/// The trap: labels that clients choose make a metric grow without end.
+#[tokio::test]
+async fn no_client_chooses_a_label() {
+    let (_server, client) = start().await;
+    let method = reqwest::Method::from_bytes(b"MADE-UP").unwrap();
+    client.send(method, "//livez", &[], "").await.is_problem(405, "method_not_allowed");
+    client.get("//made-up/path").await.is(404);
+    let metrics = client.get("//metrics").await.is(200);
+    assert!(!metrics.text.contains("MADE-UP") && !metrics.text.contains("made-up"));
+    assert!(metrics.text.contains(r#"method="other""#));
+}
+
 #[tokio::test]
 async fn every_problem_has_its_page() {
     let (_server, client) = start().await;

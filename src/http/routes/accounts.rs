@@ -43,7 +43,7 @@ pub async fn open(
     let work = Work::Each(smallvec![Item { command: Command::OpenAccount(open), key: None }]);
     let done = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
     let outcome = done.outcomes.first().ok_or_else(no_outcome)?;
-    let (status, account) = opened(&done, outcome)?;
+    let (status, account) = opened(&done, outcome, "")?;
     let output = AccountOutput::new(&account, shard(&app, &ledger, &account.code));
     Ok(answer(status, &output, Some(done.position), false))
 }
@@ -74,17 +74,30 @@ pub async fn open_batch(
     if !(1..=BATCH_ITEMS_MAX).contains(&input.accounts.len()) {
         return Err(Problem::invalid("/accounts", format!("a batch has 1 to {BATCH_ITEMS_MAX} accounts")));
     }
-    let commands: Vec<Result<OpenAccount, Problem>> =
-        input.accounts.into_iter().map(|account| command(account.0).map_err(Problem::validation)).collect();
+    let place = |index: usize| format!("/accounts/{index}");
+    let commands: Vec<Result<OpenAccount, Problem>> = input
+        .accounts
+        .into_iter()
+        .enumerate()
+        .map(|(index, account)| {
+            command(account.0).map_err(|mut errors| {
+                for error in &mut errors {
+                    error.pointer.insert_str(0, &place(index));
+                }
+                Problem::validation(errors)
+            })
+        })
+        .collect();
     let items: SmallVec<[Item; 1]> =
         commands.iter().flatten().map(|open| Item { command: Command::OpenAccount(open.clone()), key: None }).collect();
     let done = ledger.handle.submit(Work::Each(items), Instant::now() + REQUEST_DEADLINE).await?;
     let mut outcomes = done.outcomes.iter();
     let results: Vec<Result<(StatusCode, Account), Problem>> = commands
         .into_iter()
-        .map(|command| {
+        .enumerate()
+        .map(|(index, command)| {
             command?;
-            opened(&done, outcomes.next().ok_or_else(no_outcome)?)
+            opened(&done, outcomes.next().ok_or_else(no_outcome)?, &place(index))
         })
         .collect();
     let results = results.iter().map(|result| match result {
@@ -160,14 +173,14 @@ pub fn canonical_metadata(raw: Option<&serde_json::value::RawValue>) -> Result<O
     metadata::canonical(raw).map_err(|error| error.to_string())
 }
 
-fn opened(done: &Answer, outcome: &Outcome) -> Result<(StatusCode, Account), Problem> {
+fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, Account), Problem> {
     match outcome {
         Outcome::Recorded { index, .. } => {
             let event = done.batch.events.get(*index).ok_or_else(no_outcome)?;
             Ok((StatusCode::CREATED, account_of(event).ok_or_else(no_outcome)?))
         }
         Outcome::Unchanged(Some(account)) => Ok((StatusCode::OK, (**account).clone())),
-        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, &|_| "/code".to_owned())),
+        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base)),
         _ => Err(no_outcome()),
     }
 }

@@ -35,11 +35,6 @@ const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// refused, so that a lag stays bounded whatever the load.
 const LAG_EVENTS_MAX: u64 = 5_000_000;
 
-/// Legs of a payment by their fields.
-fn field(leg: usize) -> &'static str {
-    if leg == 0 { "from" } else { "to" }
-}
-
 /// `POST /payments`
 pub async fn pay(
     State(app): State<SharedApp>,
@@ -64,7 +59,7 @@ pub async fn pay(
             let known = known(&app.worker.database, &ledger, &[&key]).await?;
             payment(known.made_by(&key)?.first().ok_or_else(no_outcome)?, done.position, true)
         }
-        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, &|leg| format!("/{}", field(leg)))),
+        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, "")),
         _ => Err(no_outcome()),
     }
 }
@@ -255,9 +250,7 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
             Slot::Submitted(key) => match outcomes.next() {
                 Some(Outcome::Recorded { index, .. }) => done.batch.events.get(*index).ok_or_else(no_outcome),
                 Some(Outcome::KeyUsed) => known.made_by(&key).and_then(|made| made.first().ok_or_else(no_outcome)),
-                Some(Outcome::Refused { refusal, .. }) => {
-                    Err(Problem::refused(refusal, &|leg| format!("/payments/{index}/{}", field(leg))))
-                }
+                Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, &format!("/payments/{index}"))),
                 _ => Err(no_outcome()),
             },
         })
@@ -334,9 +327,7 @@ async fn atomic(
             let known = known(&app.worker.database, ledger, &[&key]).await?;
             atomic_answer(known.made_by(&key)?.iter(), done.position, true)
         }
-        Some(Outcome::Refused { item, refusal }) => {
-            Err(Problem::refused(refusal, &|leg| format!("/payments/{item}/{}", field(leg))))
-        }
+        Some(Outcome::Refused { item, refusal }) => Err(Problem::refused(refusal, &format!("/payments/{item}"))),
         _ => Err(no_outcome()),
     }
 }
