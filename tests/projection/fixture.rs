@@ -1,9 +1,7 @@
-//! A built-in PostgreSQL for the tests of this binary, a database for each of
-//! them, and a worker to fill it.
+//! A database for each test, and a worker to fill it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use smallvec::smallvec;
@@ -11,7 +9,6 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use steelyard::clock::SystemClock;
 use steelyard::cluster::worker::Options;
 use steelyard::cluster::{Ledger, Status, Worker};
-use steelyard::embedded_pg::EmbeddedPg;
 use steelyard::ledger::{
     AccountCode, Amount, AssetCode, Command, LedgerName, LegRequest, Limits, OpenAccount, Side, TransactionRequest,
 };
@@ -19,83 +16,43 @@ use steelyard::projector::rebuild::{self, rebuild};
 use steelyard::projector::verify::{Failure, Report, verify};
 use steelyard::sequencer::{Answer, Item, Key, Unavailable, Work};
 use steelyard::store::{self, Database};
-use tempfile::TempDir;
-use tokio::sync::Mutex;
+
+use crate::support::Postgres;
 
 /// How long anything may take on a machine that does other things too.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-static SERVER: Mutex<Weak<Server>> = Mutex::const_new(Weak::new());
-static DATABASES: AtomicUsize = AtomicUsize::new(0);
-
-/// One server for all tests that run at the same time; the last one stops it.
-pub struct Server {
-    pg: Option<EmbeddedPg>,
-    _dir: TempDir,
-}
-
-impl Server {
-    async fn get() -> Arc<Self> {
-        let mut known = SERVER.lock().await;
-        if let Some(server) = known.upgrade() {
-            return server;
-        }
-        let dir = tempfile::Builder::new().prefix("steelyard-projection-").tempdir_in("/tmp").unwrap();
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let pg = EmbeddedPg::open(&dir.path().join("data")).await.unwrap();
-        Database::new(&pg.url()).unwrap().migrate().await.unwrap();
-        let server = Arc::new(Self { pg: Some(pg), _dir: dir });
-        *known = Arc::downgrade(&server);
-        server
-    }
-
-    fn url_of(&self, database: &str) -> String {
-        self.pg.as_ref().unwrap().url_of(database)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let Some(pg) = self.pg.take() else { return };
-        let close = move || tokio::runtime::Runtime::new().unwrap().block_on(pg.close()).map(|_| ());
-        std::thread::spawn(close).join().unwrap().unwrap();
-    }
-}
-
 /// A database of one test.
 pub struct Scratch {
     pub database: Database,
-    name: String,
     url: String,
-    server: Arc<Server>,
 }
 
 impl Scratch {
     /// With the schema, and nothing in it.
     pub async fn empty() -> Self {
-        let server = Server::get().await;
-        Self::copy(server, "steelyard").await
+        let url = Postgres::shared().await.database().await;
+        Self { database: Database::new(&url).unwrap(), url }
     }
 
     /// A copy of this one, which nobody may be using.
     pub async fn cloned(&self) -> Self {
-        Self::copy(Arc::clone(&self.server), &self.name).await
-    }
-
-    async fn copy(server: Arc<Server>, template: &str) -> Self {
-        static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-        let _turn = ONE_AT_A_TIME.lock().await;
-        let name = format!("test_{}", DATABASES.fetch_add(1, Ordering::Relaxed));
-        let mut conn = PgConnection::connect(&server.url_of("postgres")).await.unwrap();
-        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
-        let started = tokio::time::Instant::now();
+        static COPIES: AtomicUsize = AtomicUsize::new(0);
+        let copy = format!("copy_{}", COPIES.fetch_add(1, Ordering::Relaxed));
+        let mut conn = self.connect().await;
+        let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        let server = Postgres::shared().await.server();
+        let mut conn = PgConnection::connect(&server.url()).await.unwrap();
+        let create = format!("CREATE DATABASE {copy} TEMPLATE {name}");
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         // Sessions on the template end a moment after their connections.
         while let Err(error) = sqlx::raw_sql(AssertSqlSafe(create.as_str())).execute(&mut conn).await {
-            assert!(started.elapsed() < PATIENCE, "{error}");
+            assert!(tokio::time::Instant::now() < deadline, "{error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let url = server.url_of(&name);
-        Self { database: Database::new(&url).unwrap(), name, url, server }
+        let url = server.url_of(&copy);
+        Self { database: Database::new(&url).unwrap(), url }
     }
 
     pub async fn connect(&self) -> PgConnection {

@@ -3,4 +3,6 @@
 mod fixture;
 mod rebuild;
 mod speed;
+#[path = "../support/mod.rs"]
+mod support;
 mod verify;
