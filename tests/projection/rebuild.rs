@@ -10,6 +10,7 @@ use steelyard::cluster::Ledger;
 use steelyard::ledger::{Command, Side};
 use steelyard::projector::rebuild::{Error, rebuild};
 use steelyard::projector::verify::Failure;
+use steelyard::sequencer::Outcome;
 use steelyard::store;
 
 use crate::fixture::{PATIENCE, Scratch, furnished, opening, payment, projected, submit};
@@ -164,7 +165,9 @@ impl Load {
                         1 + round % 9,
                     );
                     let key = format!("load {client} {round}");
-                    submit(&ledger, Command::Transact(request), Some(&key)).await.unwrap();
+                    let answer = submit(&ledger, Command::Transact(request), Some(&key)).await.unwrap();
+                    let recorded = matches!(answer.outcomes.as_slice(), [Outcome::Recorded { .. }]);
+                    assert!(recorded, "{key}: {:?}", answer.outcomes);
                     payments.fetch_add(1, Ordering::Relaxed);
                 }
             })
