@@ -385,6 +385,7 @@ impl Engine {
             submission.prefetched = true;
             self.decide(submission)?;
         }
+        self.evict();
         Ok(())
     }
 
@@ -585,10 +586,12 @@ impl Engine {
     }
 
     /// Keeps memory within its bound. An account may go only when its row in
-    /// the projection is exact.
+    /// the projection is exact, and none goes while a prefetch is under way: it
+    /// fetches what was missing when it began, and what was there must stay until
+    /// its requests are decided, or they would be told that it does not exist.
     fn evict(&mut self) {
         let held = self.book.len();
-        if held <= self.context.accounts_max {
+        if held <= self.context.accounts_max || self.prefetch.is_some() {
             return;
         }
         let Context { ledger_id, shard_count, checkpoints, .. } = &self.context;
