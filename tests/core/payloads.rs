@@ -326,7 +326,7 @@ fn a_payload_that_makes_no_sense_is_refused() {
     check_posted("\"9000\"", "\"1e3\"", "holds an invalid amount");
     check_refused("transaction_rejected", &posted, "holds an invalid rejection");
     let check_rejected = |from: &str, to: &str, expected: &str| {
-        check_refused("transaction_rejected", &with(&rejected, from, to), expected)
+        check_refused("transaction_rejected", &with(&rejected, from, to), expected);
     };
     check_rejected("insufficient_funds", "bad_mood", "holds an invalid rejection code");
     check_rejected(r#","available":"950""#, "", "holds an invalid rejection");

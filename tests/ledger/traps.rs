@@ -28,7 +28,7 @@ async fn the_log_is_append_only() {
         ] {
             for conn in [&mut serving, &mut owner] {
                 let refused = sqlx::query(sqlx::AssertSqlSafe(sql.clone())).execute(conn).await.unwrap_err();
-                let code = refused.as_database_error().and_then(|error| error.code().map(|code| code.into_owned()));
+                let code = refused.as_database_error().and_then(|error| error.code().map(std::borrow::Cow::into_owned));
                 assert_eq!(code.as_deref(), Some("42501"), "{sql}");
             }
         }
