@@ -160,6 +160,7 @@ impl Answer {
 
     /// It is this problem, with the same status in its body.
     #[track_caller]
+    #[expect(clippy::wrong_self_convention, reason = "it asserts, and hands the answer on")]
     pub fn is_problem(self, status: u16, code: &str) -> Self {
         let found = (self.status, self.body["status"].as_u64(), self.body["code"].as_str());
         assert_eq!(found, (status, Some(u64::from(status)), Some(code)), "{}", self.text);

@@ -112,9 +112,9 @@ async fn a_cursor_of_another_list_is_refused() {
         for (of, cursor) in &cursors {
             let answer = client.get(&format!("{list}?after={cursor}")).await;
             if *of == list {
-                _ = answer.is(200)
+                _ = answer.is(200);
             } else {
-                _ = answer.is_problem(422, "validation_failed").at("/query/after")
+                _ = answer.is_problem(422, "validation_failed").at("/query/after");
             }
         }
     }
