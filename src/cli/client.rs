@@ -184,6 +184,8 @@ impl Client {
         if let Some(key) = &args.api_key {
             headers.insert(AUTHORIZATION, key.header().clone());
         }
+        // Fails only when a provider is installed already, which is as good.
+        _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)

@@ -13,6 +13,7 @@ pub mod database;
 pub mod migrate;
 pub mod output;
 pub mod pay;
+pub mod progress;
 pub mod psql;
 pub mod rebuild;
 pub mod serve;

@@ -38,6 +38,8 @@ pub async fn run(args: PsqlArgs, output: &Output) -> anyhow::Result<ExitCode> {
     opened.migrated().await?;
     let psql =
         opened.embedded.as_ref().and_then(|embedded| embedded.bin("psql")).unwrap_or_else(|| PathBuf::from("psql"));
+    // Ctrl-C is for psql, which cancels its query; we live until it ends.
+    let _interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
     let status = tokio::process::Command::new(&psql)
         .arg(&opened.url)
         .args(&args.arguments)

@@ -68,7 +68,7 @@ impl Session {
                     match ended {
                         Ended::Stopped => return self.leave(held).await,
                         Ended::Lost(error) => {
-                            tracing::warn!(%error, "the claims connection is lost; all claims with it")
+                            tracing::warn!(%error, "the claims connection is lost; all claims with it");
                         }
                         Ended::Deposed(unit) => tracing::warn!(?unit, "another worker took over; rejoining"),
                     }
@@ -226,7 +226,7 @@ impl Session {
             // Draining is for good, whatever is still held.
             let changed = *known != status && *known != Status::Draining;
             if changed {
-                tracing::info!(from = %known, to = %status, "status");
+                tracing::info!(to = %status, "status");
                 *known = status;
             }
             changed

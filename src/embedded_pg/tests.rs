@@ -429,6 +429,7 @@ fn the_default_data_dir_depends_on_who_runs_it() {
 #[test]
 fn services_can_spawn_it() {
     fn needs_send<T: Send>(_: T) {}
+    #[expect(clippy::manual_async_fn, reason = "an `async fn` would not say `Send`")]
     fn use_and_close(pg: EmbeddedPg) -> impl Future<Output = Result<Closed, Error>> + Send {
         async move {
             pg.start().await?;

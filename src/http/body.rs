@@ -32,7 +32,10 @@ pub async fn read(request: Request<Body>) -> Result<Bytes, Problem> {
         Err(Problem::new(Code::RequestTimeout, format!("the body took longer than {} s", BODY_TIMEOUT.as_secs())))
     })?;
     if !json {
-        return Err(Problem::new(Code::UnsupportedMediaType, "the content type is not application/json"));
+        return Err(Problem::new(
+            Code::UnsupportedMediaType,
+            "the content type is not application/json; send the header Content-Type: application/json",
+        ));
     }
     Ok(bytes)
 }

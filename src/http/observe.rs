@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
@@ -29,7 +29,8 @@ pub async fn request(request: Request, next: Next) -> Response {
     };
     let status = response.status();
     let route = route.as_ref().map_or("none", |route| route.as_str());
-    if status.is_server_error() {
+    // 503 says what clients and probes are to do; it is no failure of the request.
+    if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
         tracing::warn!(request_id = ?id, %method, route, status = status.as_u16(), "answered with an error");
     } else {
         tracing::debug!(request_id = ?id, %method, route, status = status.as_u16(), "answered");

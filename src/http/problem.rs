@@ -188,7 +188,9 @@ impl Problem {
                     .collect();
                 problem
             }
-            Refusal::AssetNotFound(code) => Self::new(Code::AssetNotFound, format!("no asset {code}")).at(asset_field()),
+            Refusal::AssetNotFound(code) => {
+                Self::new(Code::AssetNotFound, format!("no asset {code}")).at(asset_field())
+            }
             Refusal::AssetMismatch { account, account_asset, asset, .. } => {
                 Self::new(Code::AssetMismatch, format!("account {account} holds {account_asset}, not {asset}"))
                     .at(asset_field())

@@ -80,14 +80,24 @@ impl Balance {
         }
     }
 
-    /// Posted less pending out: what the floor is compared with.
+    /// Posted less pending out, which is what the floor is about; the nearest
+    /// amount, where that has 39 digits.
     pub fn available(&self, normal: Side) -> Amount {
-        saturating(self.posted(normal).get() - self.pending_out(normal).get())
+        saturating(self.lowest(normal))
     }
 
-    /// Posted plus pending in: what the cap is compared with.
+    /// Posted plus pending in, which is what the cap is about; the nearest
+    /// amount, where that has 39 digits.
     pub fn expected(&self, normal: Side) -> Amount {
-        saturating(self.posted(normal).get() + self.pending_in(normal).get())
+        saturating(self.highest(normal))
+    }
+
+    pub fn is_below_floor(&self, normal: Side, floor: Amount) -> bool {
+        self.lowest(normal) < floor.get()
+    }
+
+    pub fn is_above_cap(&self, normal: Side, cap: Amount) -> bool {
+        self.highest(normal) > cap.get()
     }
 
     /// The balance after one more posted leg, as of `position`. `None` when a
@@ -103,6 +113,17 @@ impl Balance {
         Some(after)
     }
 
+    /// Saturates at the end of `i128`, which is further out than any limit, so
+    /// that it compares with a limit as the exact number would.
+    fn lowest(&self, normal: Side) -> i128 {
+        self.posted(normal).get().saturating_sub(self.pending_out(normal).get())
+    }
+
+    /// As [`Self::lowest`].
+    fn highest(&self, normal: Side) -> i128 {
+        self.posted(normal).get().saturating_add(self.pending_in(normal).get())
+    }
+
     fn net(&self, normal: Side, debits: Amount, credits: Amount) -> Amount {
         match normal {
             Side::Debit => saturating(debits.get() - credits.get()),
@@ -111,9 +132,8 @@ impl Balance {
     }
 }
 
-/// Posted totals are at most 38 digits, so a difference of two cannot leave the
-/// range; only a sum with pending amounts can, and there the bound is exact
-/// enough to refuse.
+/// Posted totals are zero or more and at most 38 digits, so a difference of two
+/// cannot leave the range; only a sum with pending amounts can.
 fn saturating(value: i128) -> Amount {
     Amount::new(value.clamp(Amount::MIN.get(), Amount::MAX.get())).unwrap_or(Amount::ZERO)
 }
@@ -153,5 +173,18 @@ mod tests {
         assert_eq!(balance.posted(Side::Debit), Amount::new(-1250).unwrap());
         assert_eq!(balance.pending_out(Side::Debit), Amount::from(40));
         assert_eq!(balance.pending_in(Side::Debit), Amount::from(300));
+    }
+
+    /// Posted and pending amounts together leave 38 digits, and even an `i128`.
+    #[test]
+    fn limits_hold_where_a_balance_has_39_digits() {
+        let overdrawn = Balance { debits_posted: Amount::MAX, debits_pending: Amount::MAX, ..Balance::default() };
+        assert_eq!(overdrawn.available(Side::Credit), Amount::MIN);
+        assert!(overdrawn.is_below_floor(Side::Credit, Amount::MIN));
+        assert_eq!(overdrawn.expected(Side::Debit), Amount::MAX);
+        assert!(overdrawn.is_above_cap(Side::Debit, Amount::MAX));
+        let at_the_end = Balance { debits_pending: Amount::ZERO, ..overdrawn };
+        assert!(!at_the_end.is_below_floor(Side::Credit, Amount::MIN));
+        assert!(!at_the_end.is_above_cap(Side::Debit, Amount::MAX));
     }
 }

@@ -47,15 +47,21 @@ impl Amount {
         self.0 == 0
     }
 
-    /// `None` when the sum has more than 38 digits. Two amounts always fit an
-    /// `i128`, so the addition itself cannot overflow.
+    /// `None` when the sum has more than 38 digits. Two amounts of 38 digits do
+    /// not even fit an `i128`.
     pub const fn checked_add(self, other: Self) -> Option<Self> {
-        Self::new(self.0 + other.0)
+        match self.0.checked_add(other.0) {
+            Some(sum) => Self::new(sum),
+            None => None,
+        }
     }
 
     /// `None` when the difference has more than 38 digits.
     pub const fn checked_sub(self, other: Self) -> Option<Self> {
-        Self::new(self.0 - other.0)
+        match self.0.checked_sub(other.0) {
+            Some(difference) => Self::new(difference),
+            None => None,
+        }
     }
 }
 
@@ -112,6 +118,15 @@ mod tests {
         assert_eq!("1".repeat(39).parse::<Amount>(), Err(ParseAmountError::TooManyDigits));
         assert_eq!(Amount::MAX.checked_add(Amount::from(1)), None);
         assert_eq!(Amount::MIN.checked_sub(Amount::from(1)), None);
+    }
+
+    #[test]
+    fn sums_that_leave_an_i128_are_none() {
+        assert_eq!(Amount::MAX.checked_add(Amount::MAX), None);
+        assert_eq!(Amount::MIN.checked_add(Amount::MIN), None);
+        assert_eq!(Amount::MIN.checked_sub(Amount::MAX), None);
+        assert_eq!(Amount::MAX.checked_sub(Amount::MIN), None);
+        assert_eq!(Amount::MAX.checked_sub(Amount::MAX), Some(Amount::ZERO));
     }
 
     #[test]

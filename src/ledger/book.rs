@@ -11,6 +11,8 @@ use super::name::{AccountCode, AssetCode};
 /// Accounts that eviction may look at for each that it is to evict, so that a
 /// pause stays short when few may go.
 const EVICTION_LOOKS: usize = 16;
+/// Looks that are always worth their time: some microseconds.
+const EVICTION_LOOKS_MIN: usize = 4_096;
 
 /// The assets of a ledger, and those of its accounts that memory holds.
 ///
@@ -111,10 +113,15 @@ impl Book {
     /// an event that says otherwise, leaving the book as it was.
     pub fn apply(&mut self, event: &Event) -> Result<(), Contradiction> {
         match &event.fact {
-            Fact::AssetDefined { code, scale } => {
-                self.assets.insert(code.clone(), *scale);
-                self.undo.push_back(Undo::AssetDefined(code.clone()));
-            }
+            Fact::AssetDefined { code, scale } => match self.asset_scale(code) {
+                None => {
+                    self.assets.insert(code.clone(), *scale);
+                    self.undo.push_back(Undo::AssetDefined(code.clone()));
+                }
+                // Loaded from the table that the event's own append has written.
+                Some(known) if known == *scale => {}
+                Some(known) => return Err(contradiction(event, format!("asset {code} has scale {known}"))),
+            },
             Fact::AccountOpened { code, asset, normal, limits, metadata } => {
                 if self.contains(code) {
                     return Err(contradiction(event, format!("account {code} exists")));
@@ -199,7 +206,7 @@ impl Book {
     /// accounts for each that is wanted, and at each at most twice.
     pub fn evict(&mut self, want: usize, may_go: impl Fn(&Account) -> bool) -> usize {
         let mut gone = 0;
-        for _ in 0..(self.accounts.len() * 2).min(want * EVICTION_LOOKS) {
+        for _ in 0..(self.accounts.len() * 2).min(EVICTION_LOOKS_MIN.max(want * EVICTION_LOOKS)) {
             if gone == want {
                 break;
             }
@@ -241,4 +248,43 @@ impl Book {
 
 fn contradiction(event: &Event, detail: String) -> Contradiction {
     Contradiction { position: event.position, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defined(scale: u8) -> Event {
+        Event {
+            position: 1,
+            recorded_at: chrono::DateTime::UNIX_EPOCH,
+            effective_at: chrono::DateTime::UNIX_EPOCH,
+            transaction_id: None,
+            idempotency_key: None,
+            fact: Fact::AssetDefined { code: gold(), scale },
+        }
+    }
+
+    fn gold() -> AssetCode {
+        AssetCode::new("GOLD").unwrap()
+    }
+
+    #[test]
+    fn rolling_back_keeps_an_asset_that_was_there_before() {
+        let mut book = Book::default();
+        book.load_asset(gold(), 3);
+        let mark = book.mark();
+        book.apply(&defined(3)).unwrap();
+        book.roll_back(mark);
+        assert_eq!(book.asset_scale(&gold()), Some(3));
+    }
+
+    #[test]
+    fn an_asset_does_not_change_its_scale() {
+        let mut book = Book::default();
+        book.apply(&defined(3)).unwrap();
+        let refused = book.apply(&defined(4)).unwrap_err();
+        assert_eq!(refused.to_string(), "event 1 does not follow from the book: asset GOLD has scale 3");
+        assert_eq!(book.asset_scale(&gold()), Some(3));
+    }
 }

@@ -197,20 +197,30 @@ fn check_request(request: &TransactionRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Debits equal credits per asset. Sums of up to 256 amounts are taken in
-/// `i128` with a check, since 256 amounts of 38 digits do not fit.
+/// Debits equal credits per asset. All amounts must be more than zero.
 fn is_balanced(legs: &[LegRequest]) -> bool {
     let first_of_its_asset = |index: usize| !legs[..index].iter().any(|leg| leg.asset == legs[index].asset);
     (0..legs.len()).filter(|&index| first_of_its_asset(index)).all(|index| {
-        let mut net = Some(Amount::ZERO);
-        for leg in legs.iter().filter(|leg| leg.asset == legs[index].asset) {
-            net = net.and_then(|net| match leg.side {
-                Side::Debit => net.checked_add(leg.amount),
-                Side::Credit => net.checked_sub(leg.amount),
-            });
-        }
-        net == Some(Amount::ZERO)
+        let amounts = |side| {
+            let of_asset = move |leg: &&LegRequest| leg.side == side && leg.asset == legs[index].asset;
+            legs.iter().filter(of_asset).map(|leg| leg.amount.get())
+        };
+        have_equal_sums(amounts(Side::Debit), amounts(Side::Credit))
     })
+}
+
+/// Whether two lists of positive amounts have the same sum. The sums need not
+/// fit an `i128`: the next amount is always of the list that is behind, so that
+/// the difference never has more digits than an amount.
+fn have_equal_sums(mut debits: impl Iterator<Item = i128>, mut credits: impl Iterator<Item = i128>) -> bool {
+    let mut ahead: i128 = 0;
+    loop {
+        let next = if ahead > 0 { credits.next().map(|credit| -credit) } else { debits.next() };
+        match next {
+            Some(amount) => ahead += amount,
+            None => return ahead == 0 && credits.next().is_none(),
+        }
+    }
 }
 
 fn find_accounts<'book>(book: &'book Book, legs: &[LegRequest]) -> Result<Accounts<'book>, Refusal> {
@@ -284,9 +294,10 @@ fn outcomes<'a>(
 fn check_floors(accounts: &Accounts<'_>, after: &[Option<Balance>]) -> Result<(), Rejection> {
     for (account, after) in outcomes(accounts, after) {
         let (Some(after), Some(min_balance)) = (after, account.limits.min_balance) else { continue };
-        let available = account.balance.available(account.normal);
-        let would_be = after.available(account.normal);
-        if would_be < available && would_be < min_balance {
+        let normal = account.normal;
+        let lowers = after.posted(normal) < account.balance.posted(normal);
+        if lowers && after.is_below_floor(normal, min_balance) {
+            let (available, would_be) = (account.balance.available(normal), after.available(normal));
             let account = account.code.clone();
             return Err(Rejection::InsufficientFunds { account, available, would_be, min_balance });
         }
@@ -304,10 +315,35 @@ fn check_caps(accounts: &Accounts<'_>, after: &[Option<Balance>]) -> Result<(), 
         };
         let Some(after) = after else { return Err(exceeded(Amount::MAX, Amount::MAX)) };
         let Some(max_balance) = account.limits.max_balance else { continue };
-        let would_be = after.expected(account.normal);
-        if would_be > account.balance.expected(account.normal) && would_be > max_balance {
-            return Err(exceeded(would_be, max_balance));
+        let normal = account.normal;
+        let raises = after.posted(normal) > account.balance.posted(normal);
+        if raises && after.is_above_cap(normal, max_balance) {
+            return Err(exceeded(after.expected(normal), max_balance));
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_equal_or_not_whatever_their_size_and_order() {
+        let most = Amount::MAX.get();
+        let equal =
+            |debits: &[i128], credits: &[i128]| have_equal_sums(debits.iter().copied(), credits.iter().copied());
+        assert!(equal(&[most, most, most], &[most, most, most]));
+        assert!(equal(&[most, 1, most], &[1, most, most]));
+        assert!(equal(&[3], &[1, 1, 1]));
+        assert!(equal(&[1, 1, 1], &[3]));
+        assert!(!equal(&[most, most], &[most, most - 1]));
+        assert!(!equal(&[most, most - 1], &[most, most]));
+        assert!(!equal(&[1], &[]));
+        assert!(!equal(&[], &[1]));
+        assert!(!equal(&[1, 1], &[1]));
+        assert!(!equal(&[1], &[1, 1]));
+        // Four of these are 2^128, which a wrapping sum would take for zero.
+        assert!(!equal(&[1 << 126, 1 << 126, 1 << 126, 1 << 126], &[]));
+    }
 }

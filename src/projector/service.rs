@@ -32,7 +32,7 @@ const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Events waiting that count as load.
 const BUSY_EVENTS: u64 = 200;
 /// Between flushes in a peak: acknowledging comes first, the lag is worked off after.
-const PAUSE_PEAK: Duration = Duration::from_secs(2);
+const PAUSE_PEAK: Duration = Duration::from_secs(5);
 /// Items in the queue that count as a peak: far above what single payments of
 /// many clients make, so that only batches that pile up defer the projections.
 const PEAK_QUEUE_ITEMS: usize = 2_000;

@@ -49,8 +49,9 @@ const PREFETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const TRANSIENT_TRIES_MAX: u32 = 10;
 /// How long every fresh key is looked up after an old one came back.
 const KEY_LOOKUP_AFTER_HIT: Duration = Duration::from_secs(5);
-/// Accounts evicted at a time, so that no single pause is long.
-const EVICT_MAX: usize = 2_048;
+/// Accounts evicted after a commit: what one batch of 10,000 payments can bring in, so
+/// that memory never grows faster than it is given back; some milliseconds.
+const EVICT_MAX: usize = 20_000;
 
 /// What the engine of one ledger works with.
 pub struct Context {

@@ -13,6 +13,9 @@ pub mod ledgers;
 pub mod numeric;
 pub mod payload;
 pub mod projections;
+pub mod rebuild;
+pub mod rows;
+pub mod verify;
 
 pub use connect::Database;
 pub use error::Error;

@@ -12,7 +12,7 @@ use sqlx::{Decode, Encode, Postgres, Type};
 
 use crate::ledger::Amount;
 
-const BASE: u128 = 10_000;
+const BASE: u64 = 10_000;
 /// Base-10,000 digits of the largest amount.
 const DIGITS_MAX: usize = 10;
 const POSITIVE: u16 = 0x0000;
@@ -32,29 +32,43 @@ impl PgHasArrayType for Amount {
 
 impl Encode<'_, Postgres> for Amount {
     fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        let mut digits = [0_u16; DIGITS_MAX];
-        let mut rest = self.get().unsigned_abs();
-        let mut first = DIGITS_MAX;
-        while rest > 0 {
-            first -= 1;
-            digits[first] = (rest % BASE) as u16;
-            rest /= BASE;
-        }
-        let all = &digits[first..];
-        let weight = all.len().saturating_sub(1) as u16;
-        let kept = all.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1);
-        let sign = if self.get() < 0 { NEGATIVE } else { POSITIVE };
-        for word in [kept as u16, weight, sign, 0] {
-            buf.extend_from_slice(&word.to_be_bytes());
-        }
-        for digit in &all[..kept] {
-            buf.extend_from_slice(&digit.to_be_bytes());
-        }
+        write_binary(*self, buf);
         Ok(IsNull::No)
     }
 
     fn size_hint(&self) -> usize {
         8 + 2 * DIGITS_MAX
+    }
+}
+
+/// Appends an amount in the one form that `numeric_send` gives it too.
+pub fn write_binary(amount: Amount, out: &mut Vec<u8>) {
+    let mut digits = [0_u16; DIGITS_MAX];
+    let mut first = DIGITS_MAX;
+    let mut push = |digit: u16| {
+        first -= 1;
+        digits[first] = digit;
+    };
+    // Nearly every amount fits 64 bits, where a division is several times cheaper.
+    let mut rest = amount.get().unsigned_abs();
+    while rest > u128::from(u64::MAX) {
+        push((rest % u128::from(BASE)) as u16);
+        rest /= u128::from(BASE);
+    }
+    let mut rest = rest as u64;
+    while rest > 0 {
+        push((rest % BASE) as u16);
+        rest /= BASE;
+    }
+    let all = &digits[first..];
+    let weight = all.len().saturating_sub(1) as u16;
+    let kept = all.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1);
+    let sign = if amount.get() < 0 { NEGATIVE } else { POSITIVE };
+    for word in [kept as u16, weight, sign, 0] {
+        out.extend_from_slice(&word.to_be_bytes());
+    }
+    for digit in &all[..kept] {
+        out.extend_from_slice(&digit.to_be_bytes());
     }
 }
 
@@ -80,7 +94,7 @@ fn from_binary(bytes: &[u8]) -> Result<Amount, BoxDynError> {
     for index in 0..=i32::from(weight).max(-1) {
         let digit = if (index as usize) < count { word(4 + index as usize)? } else { 0 };
         value = value
-            .checked_mul(BASE as i128)
+            .checked_mul(i128::from(BASE))
             .and_then(|value| value.checked_add(i128::from(digit)))
             .ok_or("a numeric is too large for an amount")?;
     }

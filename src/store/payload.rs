@@ -237,8 +237,7 @@ struct LegV1<'a> {
     credits: Option<&'a str>,
     debits_pending: Option<&'a str>,
     credits_pending: Option<&'a str>,
-    #[serde(default)]
-    version: u64,
+    version: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -278,6 +277,9 @@ pub fn read(type_name: &str, schema_version: i16, position: Position, json: &str
         }
         "transaction_rejected" => {
             let v1: TransactionV1<'_> = serde_json::from_str(json).map_err(malformed)?;
+            if v1.item.is_some() {
+                return Err(invalid("item"));
+            }
             rejected(v1).map(Fact::TransactionRejected).map_err(invalid)
         }
         "batch_rejected" => {
@@ -296,14 +298,21 @@ fn account_opened(v1: AccountOpenedV1) -> Result<Fact, &'static str> {
         asset: AssetCode::new(&v1.asset).map_err(|_| "asset")?,
         normal: side(&v1.normal)?,
         limits: Limits { min_balance: bound(v1.min_balance)?, max_balance: bound(v1.max_balance)? },
-        metadata: canonical(v1.metadata),
+        metadata: canonical(v1.metadata)?,
     })
 }
 
 fn posted(v1: TransactionV1<'_>, position: Position) -> Result<Transaction, &'static str> {
+    if v1.rejection.is_some() {
+        return Err("rejection");
+    }
+    if v1.item.is_some() {
+        return Err("item");
+    }
     let shared = shared(&v1)?;
     let leg = |leg: &LegV1<'_>| {
-        let total = |text: Option<&str>| text.map_or(Ok(Amount::ZERO), amount);
+        let total = |text: Option<&str>| text.map_or(Err("total"), amount);
+        let pending = |text: Option<&str>| text.map_or(Ok(Amount::ZERO), amount);
         Ok(Leg {
             account: account(leg.account)?,
             account_id: leg.account_id,
@@ -314,9 +323,9 @@ fn posted(v1: TransactionV1<'_>, position: Position) -> Result<Transaction, &'st
             after: Balance {
                 debits_posted: total(leg.debits)?,
                 credits_posted: total(leg.credits)?,
-                debits_pending: total(leg.debits_pending)?,
-                credits_pending: total(leg.credits_pending)?,
-                version: leg.version,
+                debits_pending: pending(leg.debits_pending)?,
+                credits_pending: pending(leg.credits_pending)?,
+                version: leg.version.ok_or("version")?,
                 position,
             },
         })
@@ -326,13 +335,18 @@ fn posted(v1: TransactionV1<'_>, position: Position) -> Result<Transaction, &'st
         legs: v1.legs.iter().map(leg).collect::<Result<_, &'static str>>()?,
         reference: v1.reference.map(Arc::from),
         description: v1.description.map(Arc::from),
-        metadata: canonical(v1.metadata),
+        metadata: canonical(v1.metadata)?,
     })
 }
 
 fn rejected(v1: TransactionV1<'_>) -> Result<RejectedTransaction, &'static str> {
     let shared = shared(&v1)?;
     let leg = |leg: &LegV1<'_>| {
+        // What an account was left with stands in postings only.
+        let totals = [leg.normal, leg.debits, leg.credits, leg.debits_pending, leg.credits_pending];
+        if leg.version.is_some() || totals.iter().any(Option::is_some) {
+            return Err("leg");
+        }
         Ok(LegRequest {
             account: account(leg.account)?,
             side: side(leg.side)?,
@@ -349,7 +363,7 @@ fn rejected(v1: TransactionV1<'_>) -> Result<RejectedTransaction, &'static str> 
             legs: v1.legs.iter().map(leg).collect::<Result<_, &'static str>>()?,
             reference: v1.reference.map(Arc::from),
             description: v1.description.map(Arc::from),
-            metadata: canonical(v1.metadata),
+            metadata: canonical(v1.metadata)?,
             effective_at: None,
         },
     })
@@ -400,6 +414,6 @@ fn leg_asset(leg: &LegV1<'_>, shared: Option<&AssetCode>) -> Result<AssetCode, &
     }
 }
 
-fn canonical(metadata: Option<Box<RawValue>>) -> Option<Arc<str>> {
-    crate::metadata::canonical(metadata?.get()).ok().flatten()
+fn canonical(metadata: Option<Box<RawValue>>) -> Result<Option<Arc<str>>, &'static str> {
+    metadata.map_or(Ok(None), |json| crate::metadata::canonical(json.get()).map_err(|_| "metadata"))
 }

@@ -7,12 +7,12 @@
 //! statement sees rows and checkpoint of the same commit.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgExecutor};
+use sqlx::{Connection, PgConnection, PgExecutor};
 use std::sync::Arc;
 use uuid::Uuid;
 
 use super::jsonb::Jsonb;
-use super::{Epoch, Error, LedgerId, Shard};
+use super::{Epoch, Error, LedgerId, Shard, events, rows};
 use crate::ledger::{
     Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Balance, Limits, Position, Side,
 };
@@ -102,6 +102,9 @@ pub struct Flushed {
     pub faults: u64,
 }
 
+/// Entries from which they go by COPY, after the rest and in its transaction.
+const COPY_ENTRIES_MIN: usize = 1_000;
+
 /// Writes one flush and moves the checkpoints of `steps` to `to`.
 pub async fn flush(
     conn: &mut PgConnection,
@@ -110,10 +113,63 @@ pub async fn flush(
     to: Position,
     flush: &Flush,
 ) -> Result<Flushed, Error> {
+    if flush.entries.shard.len() < COPY_ENTRIES_MIN {
+        return Ok(flush_rows(conn, ledger_id, steps, to, flush, &flush.entries).await?.0);
+    }
+    let mut tx = conn.begin().await?;
+    let (flushed, stopped) = flush_rows(&mut tx, ledger_id, steps, to, flush, &EntryColumns::default()).await?;
+    let rows = entry_rows(ledger_id, &flush.entries, &flushed.advanced, &stopped);
+    events::copy(&mut tx, COPY_ENTRIES, &rows).await?;
+    tx.commit().await?;
+    Ok(flushed)
+}
+
+const COPY_ENTRIES: &str = "COPY entries (shard, ledger_id, account_id, version, position, leg, transaction_id, side, \
+                            amount, balance_after, reference, effective_at, recorded_at) FROM STDIN (FORMAT binary)";
+
+/// The entries of shards that advanced and accounts that did not stop, in the
+/// order of the primary key: a statement then lies together on disk.
+fn entry_rows(ledger_id: LedgerId, e: &EntryColumns, advanced: &[Shard], stopped: &[i64]) -> Vec<u8> {
+    let goes = |index: &usize| advanced.contains(&e.shard[*index]) && !stopped.contains(&e.account_id[*index]);
+    let mut order: Vec<usize> = (0..e.shard.len()).filter(goes).collect();
+    order.sort_unstable_by_key(|index| (e.shard[*index], e.account_id[*index], e.version[*index]));
+    let mut out = Vec::with_capacity(order.len() * 200);
+    out.extend_from_slice(rows::COPY_HEADER);
+    for index in order {
+        let (shard, account_id) = (e.shard[index], e.account_id[index] as u64);
+        let row = rows::EntryRow {
+            owner: rows::Owner { shard, ledger_id, account_id },
+            version: e.version[index] as u64,
+            position: e.position[index] as u64,
+            leg: e.leg[index],
+            transaction_id: e.transaction_id[index],
+            side: e.side[index],
+            amount: e.amount[index],
+            balance_after: e.balance_after[index],
+            reference: e.reference[index].as_deref(),
+            effective_at: e.effective_at[index],
+            recorded_at: e.recorded_at[index],
+        };
+        row.encode(&mut out);
+    }
+    out.extend_from_slice(&rows::COPY_TRAILER);
+    out
+}
+
+/// The statement; `e` are the entries that it writes. Also answers the accounts
+/// that stopped.
+async fn flush_rows(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    steps: &[Step],
+    to: Position,
+    flush: &Flush,
+    e: &EntryColumns,
+) -> Result<(Flushed, Vec<i64>), Error> {
     let shards: Vec<Shard> = steps.iter().map(|step| step.shard).collect();
     let epochs: Vec<Epoch> = steps.iter().map(|step| step.epoch).collect();
     let froms: Vec<i64> = steps.iter().map(|step| step.from as i64).collect();
-    let Flush { accounts: a, balances: b, entries: e, rejections: r } = flush;
+    let Flush { accounts: a, balances: b, rejections: r, .. } = flush;
     let codes: Vec<&str> = a.code.iter().map(AccountCode::as_str).collect();
     let assets: Vec<&str> = a.asset.iter().map(AssetCode::as_str).collect();
     let metadata: Vec<Option<Jsonb<&str>>> =
@@ -169,10 +225,9 @@ pub async fn flush(
     )
     .fetch_all(conn)
     .await?;
-    Ok(Flushed {
-        faults: rows.first().map_or(0, |row| row.faults as u64),
-        advanced: rows.into_iter().map(|row| row.shard).collect(),
-    })
+    let stopped = rows.first().and_then(|row| row.stopped.clone()).unwrap_or_default();
+    let faults = rows.first().map_or(0, |row| row.faults as u64);
+    Ok((Flushed { faults, advanced: rows.into_iter().map(|row| row.shard).collect() }, stopped))
 }
 
 /// The checkpoint of every shard of a ledger, by shard.

@@ -1,6 +1,6 @@
 //! Every metric's name, in one place, with what it means.
 
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 /// Payments and other commands waiting for an answer, per ledger.
@@ -55,6 +55,19 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_events".into()), EVENTS_BUCKETS)?
         .install_recorder()?;
     describe();
+    // There from the start, so that a rate sees the first one.
+    for name in [REPLAYS, ACCOUNTS_PREFETCHED] {
+        counter!(name).absolute(0);
+    }
+    for write in ["append", "flush"] {
+        counter!(FENCED, "write" => write).absolute(0);
+    }
+    for reason in ["known_key", "transient", "refused"] {
+        counter!(REDECIDED, "reason" => reason).absolute(0);
+    }
+    for how in ["stopped", "connection", "deposed"] {
+        counter!(CLAIMS_LOST, "how" => how).absolute(0);
+    }
     Ok(handle)
 }
 

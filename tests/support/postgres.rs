@@ -50,6 +50,8 @@ impl Postgres {
 
     /// One of a test's own, for tests that stop it. It goes when this is dropped.
     pub async fn start() -> Self {
+        // For the HTTP clients of the tests; fails only when there is one already.
+        _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::Builder::new().prefix("steelyard-tests-").tempdir_in("/tmp").unwrap();
         // The server's user must get through; the server closes its own directories.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();

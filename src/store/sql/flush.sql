@@ -3,6 +3,9 @@
 -- another epoch, or whose checkpoint is not where the range begins, is left
 -- alone with all its rows. An account whose balance does not have the version
 -- that its first leg builds on is left alone too, and recorded as a fault.
+--
+-- NOT IN, because PostgreSQL always answers it from a hash table here; it knows
+-- nothing about the size of an UNNEST, and would join in nested loops.
 WITH held AS (
     SELECT s.shard, s.epoch, u.from_position
     FROM shard_claims s
@@ -17,6 +20,9 @@ advanced AS (
     WHERE c.projection = 'balances' AND c.ledger_id = $1 AND c.shard = held.shard AND c.position = held.from_position
     RETURNING c.shard
 ),
+refused AS MATERIALIZED (
+    SELECT u.shard FROM UNNEST($2::smallint[]) AS u (shard) WHERE u.shard NOT IN (SELECT shard FROM advanced)
+),
 new_accounts AS (
     INSERT INTO accounts (
         shard, ledger_id, account_id, code, asset, normal_side, min_balance, max_balance, status, metadata, opened_at
@@ -28,7 +34,7 @@ new_accounts AS (
         $6::smallint[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::numeric[], $12::numeric[],
         $13::jsonb[], $14::timestamptz[]
     ) AS a (shard, account_id, code, asset, normal_side, min_balance, max_balance, metadata, opened_at)
-    JOIN advanced USING (shard)
+    WHERE a.shard NOT IN (SELECT shard FROM refused)
 ),
 changes AS MATERIALIZED (
     SELECT b.*
@@ -39,7 +45,7 @@ changes AS MATERIALIZED (
         shard, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
         version, previous_version, position
     )
-    JOIN advanced USING (shard)
+    WHERE b.shard NOT IN (SELECT shard FROM refused)
 ),
 moved AS (
     INSERT INTO balances AS b (
@@ -59,7 +65,12 @@ moved AS (
         previous_version = EXCLUDED.previous_version,
         position = EXCLUDED.position
     WHERE b.version = EXCLUDED.previous_version
-    RETURNING b.shard, b.account_id
+    RETURNING b.account_id
+),
+stopped AS MATERIALIZED (
+    SELECT c.shard, c.account_id, c.previous_version, c.position
+    FROM changes c
+    WHERE c.account_id NOT IN (SELECT account_id FROM moved)
 ),
 new_entries AS (
     INSERT INTO entries (
@@ -76,7 +87,7 @@ new_entries AS (
         shard, account_id, version, position, leg, transaction_id, side, amount, balance_after,
         reference, effective_at, recorded_at
     )
-    JOIN moved USING (shard, account_id)
+    WHERE e.shard NOT IN (SELECT shard FROM refused) AND e.account_id NOT IN (SELECT account_id FROM stopped)
 ),
 new_rejections AS (
     INSERT INTO rejections (
@@ -89,15 +100,16 @@ new_rejections AS (
         $36::smallint[], $37::bigint[], $38::bigint[], $39::smallint[], $40::uuid[], $41::text[], $42::text[],
         $43::timestamptz[], $44::timestamptz[]
     ) AS r (shard, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at)
-    JOIN advanced USING (shard)
+    WHERE r.shard NOT IN (SELECT shard FROM refused)
 ),
 faults AS (
     INSERT INTO projection_faults (shard, ledger_id, account_id, expected, position)
-    SELECT c.shard, $1, c.account_id, c.previous_version, c.position
-    FROM changes c
-    LEFT JOIN moved m ON m.shard = c.shard AND m.account_id = c.account_id
-    WHERE m.account_id IS NULL
+    SELECT s.shard, $1, s.account_id, s.previous_version, s.position FROM stopped s
     ON CONFLICT (shard, ledger_id, account_id) DO NOTHING
     RETURNING 1
 )
-SELECT shard AS "shard!", (SELECT count(*) FROM faults) AS "faults!" FROM advanced
+SELECT
+    shard AS "shard!",
+    (SELECT count(*) FROM faults) AS "faults!",
+    (SELECT array_agg(account_id) FROM stopped) AS stopped
+FROM advanced

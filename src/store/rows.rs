@@ -1,0 +1,266 @@
+//! Rows of the projections, and their form in a binary COPY.
+//!
+//! A rebuild sends this form and a verification compares it: PostgreSQL's
+//! `COPY … TO STDOUT (FORMAT binary)` of the same columns gives the same bytes,
+//! since each of the types has one binary form only.
+//! Source: PostgreSQL's manual, COPY, "Binary Format".
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::numeric::write_binary;
+use super::{LedgerId, Shard};
+use crate::ledger::{AccountId, AccountStatus, Amount, Balance, Limits, Position, Side};
+
+/// What a binary COPY begins with: the signature, no flags, no extension.
+pub const COPY_HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What it ends with: a row of -1 columns.
+pub const COPY_TRAILER: [u8; 2] = [0xff, 0xff];
+
+/// Microseconds from 1970 to 2000, where PostgreSQL counts from.
+const EPOCH_2000_US: i64 = 946_684_800_000_000;
+/// The version byte before the text of a `jsonb`.
+pub(super) const JSONB_VERSION: u8 = 1;
+
+/// The tables that are folded from the log, in the order in which every
+/// statement of ours mentions them, and so locks them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    Accounts,
+    Balances,
+    Entries,
+    Rejections,
+}
+
+impl Table {
+    pub const ALL: [Self; 4] = [Self::Accounts, Self::Balances, Self::Entries, Self::Rejections];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accounts => "accounts",
+            Self::Balances => "balances",
+            Self::Entries => "entries",
+            Self::Rejections => "rejections",
+        }
+    }
+
+    /// The columns, in the order in which the rows below write them.
+    pub const fn columns(self) -> &'static str {
+        match self {
+            Self::Accounts => {
+                "shard, ledger_id, account_id, code, asset, normal_side, min_balance, max_balance, status, metadata, opened_at"
+            }
+            Self::Balances => {
+                "shard, ledger_id, account_id, debits_posted, credits_posted, debits_pending, credits_pending, \
+                 version, previous_version, position"
+            }
+            Self::Entries => {
+                "shard, ledger_id, account_id, version, position, leg, transaction_id, side, amount, balance_after, \
+                 reference, effective_at, recorded_at"
+            }
+            Self::Rejections => {
+                "shard, ledger_id, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at"
+            }
+        }
+    }
+}
+
+/// Whose row it is: the first three columns of every table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub shard: Shard,
+    pub ledger_id: LedgerId,
+    pub account_id: AccountId,
+}
+
+impl Owner {
+    /// Reads the owner of an encoded row, without its frame of header or trailer.
+    pub fn of(row: &[u8]) -> Option<Self> {
+        let shard = i16::from_be_bytes(row.get(6..8)?.try_into().ok()?);
+        let ledger_id = i32::from_be_bytes(row.get(12..16)?.try_into().ok()?);
+        let account_id = i64::from_be_bytes(row.get(20..28)?.try_into().ok()?);
+        Some(Self { shard, ledger_id, account_id: account_id as AccountId })
+    }
+
+    fn write(self, columns: i16, out: &mut Vec<u8>) {
+        out.extend_from_slice(&columns.to_be_bytes());
+        field(out, &self.shard.to_be_bytes());
+        field(out, &self.ledger_id.to_be_bytes());
+        field(out, &self.account_id.to_be_bytes());
+    }
+}
+
+/// A row of `accounts` whose account is open.
+#[derive(Clone, Copy, Debug)]
+pub struct AccountRow<'a> {
+    pub owner: Owner,
+    pub code: &'a str,
+    pub asset: &'a str,
+    pub normal: Side,
+    pub limits: Limits,
+    pub metadata: Option<&'a str>,
+    pub opened_at: DateTime<Utc>,
+}
+
+impl AccountRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(11, out);
+        field(out, self.code.as_bytes());
+        field(out, self.asset.as_bytes());
+        field(out, self.normal.as_str().as_bytes());
+        for bound in [self.limits.min_balance, self.limits.max_balance] {
+            match bound {
+                Some(bound) => amount(out, bound),
+                None => null(out),
+            }
+        }
+        field(out, AccountStatus::Open.as_str().as_bytes());
+        match self.metadata {
+            Some(json) => sized(out, |out| {
+                out.push(JSONB_VERSION);
+                out.extend_from_slice(json.as_bytes());
+            }),
+            None => null(out),
+        }
+        time(out, self.opened_at);
+    }
+}
+
+/// A row of `balances`.
+#[derive(Clone, Copy, Debug)]
+pub struct BalanceRow {
+    pub owner: Owner,
+    pub balance: Balance,
+}
+
+impl BalanceRow {
+    /// As if one flush had written it, from the account's beginning.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(10, out);
+        let Balance { debits_posted, credits_posted, debits_pending, credits_pending, version, position } =
+            self.balance;
+        for total in [debits_posted, credits_posted, debits_pending, credits_pending] {
+            amount(out, total);
+        }
+        for number in [version, 0, position] {
+            field(out, &number.to_be_bytes());
+        }
+    }
+}
+
+/// A row of `entries`.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryRow<'a> {
+    pub owner: Owner,
+    pub version: u64,
+    pub position: Position,
+    pub leg: i16,
+    pub transaction_id: Uuid,
+    pub side: &'a str,
+    pub amount: Amount,
+    pub balance_after: Amount,
+    pub reference: Option<&'a str>,
+    pub effective_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+}
+
+impl EntryRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(13, out);
+        field(out, &self.version.to_be_bytes());
+        field(out, &self.position.to_be_bytes());
+        field(out, &self.leg.to_be_bytes());
+        field(out, self.transaction_id.as_bytes());
+        field(out, self.side.as_bytes());
+        amount(out, self.amount);
+        amount(out, self.balance_after);
+        text_or_null(out, self.reference);
+        time(out, self.effective_at);
+        time(out, self.recorded_at);
+    }
+}
+
+impl fmt::Display for EntryRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, version, position, leg, transaction_id, side, amount, balance_after, .. } = self;
+        write!(
+            f,
+            "line {version} (shard {}, position {position}, leg {leg}, transaction {transaction_id}): \
+             {side} {amount}, balance after {balance_after}, reference {:?}, effective at {:?}, recorded at {:?}",
+            owner.shard, self.reference, self.effective_at, self.recorded_at
+        )
+    }
+}
+
+/// A row of `rejections`.
+#[derive(Clone, Copy, Debug)]
+pub struct RejectionRow<'a> {
+    pub owner: Owner,
+    pub position: Position,
+    pub leg: i16,
+    pub transaction_id: Uuid,
+    pub reason: &'a str,
+    pub reference: Option<&'a str>,
+    pub effective_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+}
+
+impl RejectionRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(10, out);
+        field(out, &self.position.to_be_bytes());
+        field(out, &self.leg.to_be_bytes());
+        field(out, self.transaction_id.as_bytes());
+        field(out, self.reason.as_bytes());
+        text_or_null(out, self.reference);
+        time(out, self.effective_at);
+        time(out, self.recorded_at);
+    }
+}
+
+impl fmt::Display for RejectionRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, position, leg, transaction_id, reason, .. } = self;
+        write!(
+            f,
+            "rejection at position {position} (shard {}, leg {leg}, transaction {transaction_id}): \
+             {reason}, reference {:?}, effective at {:?}, recorded at {:?}",
+            owner.shard, self.reference, self.effective_at, self.recorded_at
+        )
+    }
+}
+
+pub(super) fn field(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+pub(super) fn null(out: &mut Vec<u8>) {
+    out.extend_from_slice(&(-1_i32).to_be_bytes());
+}
+
+pub(super) fn text_or_null(out: &mut Vec<u8>, text: Option<&str>) {
+    match text {
+        Some(text) => field(out, text.as_bytes()),
+        None => null(out),
+    }
+}
+
+pub(super) fn time(out: &mut Vec<u8>, at: DateTime<Utc>) {
+    field(out, &(at.timestamp_micros() - EPOCH_2000_US).to_be_bytes());
+}
+
+fn amount(out: &mut Vec<u8>, amount: Amount) {
+    sized(out, |out| write_binary(amount, out));
+}
+
+/// A field whose length is known when it is written.
+pub(super) fn sized(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; 4]);
+    write(out);
+    let length = (out.len() - start - 4) as i32;
+    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
+}

@@ -1,0 +1,188 @@
+//! What clients asked and were told, and the check that the ledger did just that.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use steelyard::store::Database;
+
+/// Accounts between which payments are made.
+pub const WALLETS: u32 = 12;
+/// What each is given: so little that some payments are declined.
+const FUNDS: u32 = 5_000;
+/// A client that hears nothing for so long gives up, and tries again later.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Requests under way at a time while settling.
+const SETTLE_REQUESTS: usize = 8;
+/// Tries at a definite answer after the faults are over.
+const SETTLE_TRIES_MAX: u32 = 200;
+
+/// A request and the first definite answer to it.
+#[derive(Clone, Debug)]
+struct Asked {
+    body: Value,
+    answer: Option<Answer>,
+    /// Checked after the faults of its round.
+    settled: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answer {
+    status: u16,
+    /// Id of the transaction, posted or declined.
+    transaction: String,
+    body: Value,
+}
+
+/// All that clients of one ledger asked.
+pub struct History {
+    http: reqwest::Client,
+    base: Mutex<String>,
+    asked: Mutex<BTreeMap<String, Asked>>,
+}
+
+impl History {
+    /// Opens the accounts and funds them.
+    pub async fn begin(base: &str) -> Arc<Self> {
+        let http = reqwest::Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
+        let history = Self { http, base: Mutex::new(base.to_owned()), asked: Mutex::default() };
+        let mut accounts: Vec<Value> =
+            (1..=WALLETS).map(|n| json!({"code": format!("wallet:{n}"), "asset": "EUR"})).collect();
+        accounts.push(json!({"code": "bank", "asset": "EUR", "min_balance": null}));
+        let opened = history.post("accounts/batch", None, &json!({ "accounts": accounts })).await.expect("an answer");
+        assert_eq!(opened.0, 200, "{}", opened.1);
+        for n in 1..=WALLETS {
+            let body = json!({"from": "bank", "to": format!("wallet:{n}"), "amount": FUNDS, "asset": "EUR"});
+            history.ask(format!("fund-{n}"), body).await;
+        }
+        Arc::new(history)
+    }
+
+    /// The service moved.
+    pub fn set_base(&self, base: &str) {
+        *self.base.lock().expect("no panic") = base.to_owned();
+    }
+
+    /// Pays at random until `stop`, with `clients` at a time.
+    pub async fn pay_until(self: &Arc<Self>, stop: tokio_util::sync::CancellationToken, clients: u32, seed: u64) {
+        let mut tasks = tokio::task::JoinSet::new();
+        for client in 0..clients {
+            let (history, stop) = (Arc::clone(self), stop.clone());
+            tasks.spawn(async move {
+                let mut random = SmallRng::seed_from_u64(seed ^ u64::from(client) << 32);
+                while !stop.is_cancelled() {
+                    let (from, to) = (random.random_range(1..=WALLETS), random.random_range(1..=WALLETS));
+                    if from == to {
+                        continue;
+                    }
+                    let amount: u32 = random.random_range(1..=FUNDS / 3);
+                    let body = json!({
+                        "from": format!("wallet:{from}"), "to": format!("wallet:{to}"),
+                        "amount": amount.to_string(), "asset": "EUR",
+                    });
+                    let key = format!("k-{:016x}", random.random::<u64>());
+                    history.ask(key.clone(), body.clone()).await;
+                    // Impatient clients ask again at once.
+                    if random.random_range(0..10) == 0 {
+                        history.ask(key, body).await;
+                    }
+                }
+            });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.expect("a client does not panic");
+        }
+    }
+
+    /// Asks once; keeps a definite answer, and compares it with an earlier one.
+    async fn ask(&self, key: String, body: Value) -> bool {
+        self.asked.lock().expect("no panic").entry(key.clone()).or_insert_with(|| Asked {
+            body: body.clone(),
+            answer: None,
+            settled: false,
+        });
+        let Some((status, answer)) = self.post("payments", Some(&key), &body).await else { return false };
+        let transaction = match status {
+            201 => &answer["id"],
+            422 => &answer["transaction_id"],
+            // Nothing is known: 503 and 504, and nothing else.
+            503 | 504 => return false,
+            _ => panic!("{key} was answered {status}: {answer}"),
+        };
+        let transaction = transaction.as_str().expect("a transaction id").to_owned();
+        let answer = Answer { status, transaction, body: answer };
+        let mut asked = self.asked.lock().expect("no panic");
+        let known = asked.get_mut(&key).expect("asked before");
+        match &known.answer {
+            None => known.answer = Some(answer),
+            Some(first) => assert_eq!(*first, answer, "{key} was answered differently the second time"),
+        }
+        true
+    }
+
+    async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> Option<(u16, Value)> {
+        let base = self.base.lock().expect("no panic").clone();
+        let mut request = self.http.post(format!("{base}/v1/ledgers/main/{path}")).json(body);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let answer = request.send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json().await.ok()?))
+    }
+
+    /// With the faults over: every request gets a definite answer, the same as
+    /// before if it had one; the log has each exactly once and nothing else;
+    /// and the whole ledger verifies.
+    pub async fn settle_and_check(&self, database: &Database, conn: &mut PgConnection) {
+        let open: Vec<(String, Value)> = {
+            let mut asked = self.asked.lock().expect("no panic");
+            let open = asked.iter_mut().filter(|(_, asked)| !asked.settled);
+            open.map(|(key, asked)| {
+                asked.settled = true;
+                (key.clone(), asked.body.clone())
+            })
+            .collect()
+        };
+        futures::stream::iter(open)
+            .for_each_concurrent(SETTLE_REQUESTS, async |(key, body)| {
+                let mut tries = 0;
+                while !self.ask(key.clone(), body.clone()).await {
+                    tries += 1;
+                    assert!(tries < SETTLE_TRIES_MAX, "{key} gets no definite answer");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            })
+            .await;
+        let rows: Vec<(String, String, String)> = sqlx::query_as(
+            "SELECT idempotency_key, transaction_id::text, type FROM events WHERE idempotency_key IS NOT NULL",
+        )
+        .fetch_all(conn)
+        .await
+        .expect("the log can be read");
+        let asked = self.asked.lock().expect("no panic").clone();
+        assert_eq!(rows.len(), asked.len(), "as many events as requests");
+        for (key, transaction, type_name) in rows {
+            let answer = asked.get(&key).and_then(|asked| asked.answer.as_ref()).expect("an event that was asked for");
+            assert_eq!(answer.transaction, transaction, "{key}");
+            let expected = if answer.status == 201 { "transaction_posted" } else { "transaction_rejected" };
+            assert_eq!(type_name, expected, "{key}");
+        }
+        verify(database).await;
+    }
+
+    /// Requests that were definitely answered.
+    pub fn answered(&self) -> usize {
+        self.asked.lock().expect("no panic").values().filter(|asked| asked.answer.is_some()).count()
+    }
+}
+
+async fn verify(database: &Database) {
+    let report = steelyard::projector::verify::verify(database, &|_, _| {}).await;
+    assert!(report.is_ok(), "verify found: {report:?}");
+}

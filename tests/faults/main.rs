@@ -1,0 +1,222 @@
+//! Faults: the real process on a real PostgreSQL, while payments flow, with one
+//! of them killed, cut off or frozen.
+//!
+//! Each round does one thing, drawn from a seed that is printed:
+//! `STEELYARD_SEED=… STEELYARD_ROUNDS=1 cargo test --test faults` runs it again.
+//! After each round every request has one definite answer for ever, the log has
+//! each exactly once, and `verify` passes. It takes two to three minutes, and is
+//! what "acknowledged means durable" and "exactly once" rest on.
+
+mod history;
+mod proxy;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use sqlx::PgConnection;
+use steelyard::embedded_pg::EmbeddedPg;
+use steelyard::store::Database;
+use tokio_util::sync::CancellationToken;
+
+use history::History;
+use proxy::{Direction, Fault, Proxy};
+use support::{Postgres, Process, eventually};
+
+/// Rounds that `cargo test` makes.
+const ROUNDS_DEFAULT: u64 = 200;
+/// Rounds on one database, before a fresh one keeps `verify` quick.
+const ROUNDS_PER_DATABASE: u64 = 20;
+/// Clients that pay at a time.
+const CLIENTS: u32 = 8;
+
+/// How long a fault that waits for its moment is waited for.
+const FAILPOINT_WAIT: Duration = Duration::from_millis(700);
+
+/// What a round does to the ledger.
+#[derive(Clone, Copy, Debug)]
+enum Strike {
+    /// The process dies, as by `kill -9`, when it passes a point for the n-th time.
+    Failpoint(&'static str, u32),
+    /// The process dies at any time.
+    Kill,
+    /// PostgreSQL ends one of our sessions, or all, several times.
+    Terminate { all: bool, times: u32 },
+    /// PostgreSQL dies at once, and starts again.
+    Postgres,
+    /// The connections to PostgreSQL are cut or stalled after so many bytes.
+    Network(Fault, Direction, u32),
+}
+
+impl Strike {
+    fn draw(random: &mut SmallRng) -> Self {
+        match random.random_range(0..100) {
+            0..40 => {
+                let points = ["before_append", "before_reply", "before_flush", "during_flush", "after_flush"];
+                Self::Failpoint(points[random.random_range(0..points.len())], random.random_range(1..25))
+            }
+            40..50 => Self::Kill,
+            50..70 => Self::Terminate { all: random.random(), times: random.random_range(1..4) },
+            70..76 => Self::Postgres,
+            _ => {
+                let fault = if random.random() { Fault::Cut } else { Fault::Stall };
+                let direction = if random.random() { Direction::ToServer } else { Direction::ToClient };
+                Self::Network(fault, direction, random.random_range(1..60_000))
+            }
+        }
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_payments_survive_every_fault_exactly_once() {
+    let seed = setting("STEELYARD_SEED").unwrap_or_else(|| rand::random::<u32>().into());
+    let rounds = setting("STEELYARD_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
+    println!("STEELYARD_SEED={seed} STEELYARD_ROUNDS={rounds}");
+    let postgres = Postgres::start().await;
+    let mut done = 0;
+    while done < rounds {
+        let url = postgres.database().await;
+        let batch = ROUNDS_PER_DATABASE.min(rounds - done);
+        Stage::new(&postgres, &url).await.play(seed + done, batch).await;
+        done += batch;
+    }
+    println!("{done} rounds");
+}
+
+/// One database with its rounds.
+struct Stage<'a> {
+    postgres: &'a Postgres,
+    /// Past the proxy.
+    database: Database,
+    proxy: Proxy,
+    url: String,
+}
+
+impl<'a> Stage<'a> {
+    async fn new(postgres: &'a Postgres, url: &str) -> Self {
+        let (socket, database) = place(url);
+        let proxy = Proxy::start(socket).await;
+        let through = format!("postgres://steelyard@127.0.0.1:{}/{database}?sslmode=disable", proxy.port);
+        Self { postgres, database: Database::new(url).expect("a URL"), proxy, url: through }
+    }
+
+    async fn play(self, first_seed: u64, rounds: u64) {
+        let mut process = Some(Process::spawn(&self.url, &[]).await);
+        let history = History::begin(&ready(process.as_ref()).await).await;
+        for seed in first_seed..first_seed + rounds {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let strike = Strike::draw(&mut random);
+            println!("seed {seed}: {strike:?}");
+            if let Strike::Failpoint(name, count) = strike {
+                // A point is armed when the process starts.
+                if let Some(process) = process.take() {
+                    process.kill().await;
+                }
+                let setting = format!("{name}:{count}");
+                process = Some(Process::spawn(&self.url, &[("STEELYARD_FAILPOINT", &setting)]).await);
+                history.set_base(&ready(process.as_ref()).await);
+            }
+            let stop = CancellationToken::new();
+            let paying = history.pay_until(stop.clone(), CLIENTS, seed);
+            let striking = async {
+                process = self.strike(strike, process.take(), &mut random).await;
+                if process.is_none() {
+                    process = Some(Process::spawn(&self.url, &[]).await);
+                }
+                history.set_base(&ready(process.as_ref()).await);
+                // A little of life after it.
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                stop.cancel();
+            };
+            tokio::join!(paying, striking);
+            let mut conn = self.database.connect_owner().await.expect("PostgreSQL is back");
+            history.settle_and_check(&self.database, &mut conn).await;
+        }
+        println!("{} requests answered", history.answered());
+        self.database.pool().close().await;
+        let ended = process.expect("a process").terminate().await;
+        assert!(ended.success(), "{ended:?}");
+    }
+
+    /// Strikes, and returns when the cause is gone, with the process if it lives.
+    async fn strike(&self, strike: Strike, process: Option<Process>, random: &mut SmallRng) -> Option<Process> {
+        let mut process = process.expect("a process");
+        let a_moment = Duration::from_millis(random.random_range(5..120));
+        match strike {
+            Strike::Failpoint(..) => {
+                // A point that is never passed is a round without a fault.
+                let ended = tokio::time::timeout(FAILPOINT_WAIT, process.ended()).await.is_ok();
+                return (!ended).then_some(process);
+            }
+            Strike::Kill => {
+                tokio::time::sleep(a_moment).await;
+                process.kill().await;
+                return None;
+            }
+            Strike::Terminate { all, times } => {
+                let mut conn = self.database.connect_owner().await.expect("PostgreSQL is there");
+                for _ in 0..times {
+                    tokio::time::sleep(a_moment).await;
+                    terminate(&mut conn, all, random.random()).await;
+                }
+            }
+            Strike::Postgres => {
+                tokio::time::sleep(a_moment).await;
+                restart(self.postgres.server()).await;
+            }
+            Strike::Network(fault, direction, bytes) => {
+                self.proxy.arm(fault, direction, bytes);
+                _ = tokio::time::timeout(FAILPOINT_WAIT, self.proxy.struck()).await;
+                tokio::time::sleep(a_moment).await;
+                self.proxy.heal();
+            }
+        }
+        Some(process)
+    }
+}
+
+/// Waits until the process serves, and says where.
+async fn ready(process: Option<&Process>) -> String {
+    let origin = process.expect("a process").origin().to_owned();
+    let url = format!("{origin}/readyz");
+    eventually("the process serves", async || {
+        reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    origin
+}
+
+/// The socket and the database of a URL.
+fn place(url: &str) -> (PathBuf, String) {
+    let url = url::Url::parse(url).expect("a URL");
+    let host = url.query_pairs().find(|(name, _)| name == "host").expect("a socket directory").1.into_owned();
+    (PathBuf::from(host).join(".s.PGSQL.5432"), url.path().trim_start_matches('/').to_owned())
+}
+
+async fn terminate(conn: &mut PgConnection, all: bool, pick: u64) {
+    let pids: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'steelyard' AND pid <> pg_backend_pid()
+         ORDER BY pid",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .expect("sessions can be listed");
+    for (index, pid) in pids.iter().enumerate() {
+        if all || index as u64 == pick % pids.len() as u64 {
+            sqlx::query("SELECT pg_terminate_backend($1)").bind(pid).execute(&mut *conn).await.expect("terminated");
+        }
+    }
+}
+
+async fn restart(server: &EmbeddedPg) {
+    server.stop_immediate().await.expect("PostgreSQL stops");
+    server.start().await.expect("PostgreSQL starts");
+}

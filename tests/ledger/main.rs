@@ -1,0 +1,87 @@
+//! The sequencer, the store and the claims on a real PostgreSQL.
+
+mod codec;
+mod fencing;
+mod keys;
+mod plans;
+#[path = "../support/mod.rs"]
+mod support;
+mod traps;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::smallvec;
+use steelyard::clock::SystemClock;
+use steelyard::cluster::{Ledger, Status, Worker, worker};
+use steelyard::ledger::{AccountCode, Amount, AssetCode, Command, Limits, OpenAccount, Side, TransactionRequest};
+use steelyard::sequencer::{Answer, Item, Key, Unavailable, Work};
+use steelyard::store::{Database, keys as store_keys};
+use tokio::time::Instant;
+
+/// Longer than anything here should take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A worker on a database of its own, serving.
+async fn worker(url: &str) -> Worker {
+    let database = Database::new(url).expect("a URL");
+    let worker = Worker::start(worker::Options {
+        database,
+        address: "http://127.0.0.1:0".to_owned(),
+        accounts_max: 50_000,
+        clock: Arc::new(SystemClock),
+    })
+    .await
+    .expect("the worker starts");
+    serving(&worker).await;
+    worker
+}
+
+async fn serving(worker: &Worker) {
+    let mut status = worker.watch_status();
+    let serving = status.wait_for(|status| *status == Status::Serving);
+    tokio::time::timeout(PATIENCE, serving).await.expect("it serves in time").expect("the worker lives");
+}
+
+fn main_ledger(worker: &Worker) -> Arc<Ledger> {
+    worker.ledgers.get("main").expect("main exists")
+}
+
+fn code(text: &str) -> AccountCode {
+    AccountCode::new(text).expect("a code")
+}
+
+fn eur() -> AssetCode {
+    AssetCode::new("EUR").expect("a code")
+}
+
+fn key(text: &str) -> Key {
+    Key { text: Arc::from(text), hash: store_keys::hash(text), fingerprint: [7; 16] }
+}
+
+fn open(name: &str, floor: Option<Amount>) -> Item {
+    let command = Command::OpenAccount(OpenAccount {
+        code: code(name),
+        asset: eur(),
+        normal: Side::Credit,
+        limits: Limits { min_balance: floor, max_balance: None },
+        metadata: None,
+    });
+    Item { command, key: None }
+}
+
+fn payment(from: &str, to: &str, amount: u64, key_text: &str) -> Item {
+    let request = TransactionRequest::payment(code(from), code(to), Amount::from(amount), eur());
+    Item { command: Command::Transact(request), key: Some(key(key_text)) }
+}
+
+async fn submit(ledger: &Ledger, item: Item) -> Result<Answer, Unavailable> {
+    ledger.handle.submit(Work::Each(smallvec![item]), Instant::now() + PATIENCE).await
+}
+
+/// Accounts `bank` (no floor), `a` and `b`.
+async fn open_accounts(ledger: &Ledger) {
+    for (name, floor) in [("bank", None), ("a", Some(Amount::ZERO)), ("b", Some(Amount::ZERO))] {
+        submit(ledger, open(name, floor)).await.expect("the account is opened");
+    }
+}

@@ -1,0 +1,108 @@
+//! The plans of the hot statements, as PostgreSQL makes them for any parameters:
+//! through an index, without reading a whole table, and with no lock per account.
+
+use sqlx::{PgConnection, Row};
+use steelyard::ledger::Position;
+use steelyard::store::{Database, events, keys, projections};
+
+use super::{main_ledger, open_accounts, payment, submit, worker};
+use crate::support::Postgres;
+
+/// Tables that grow with the business.
+const LARGE: [&str; 6] = ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections"];
+
+async fn plans(conn: &mut PgConnection) -> Vec<(String, String)> {
+    sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *conn).await.unwrap();
+    let prepared = sqlx::query(
+        "SELECT name, statement, cardinality(parameter_types) AS parameters FROM pg_prepared_statements
+         WHERE statement ~ 'events|idempotency_keys|accounts|entries'",
+    )
+    .fetch_all(&mut *conn)
+    .await
+    .unwrap();
+    let mut plans = Vec::new();
+    for row in prepared {
+        let (name, statement): (String, String) = (row.get("name"), row.get("statement"));
+        if statement.contains("pg_prepared_statements") {
+            continue;
+        }
+        let nulls = vec!["NULL"; row.get::<i32, _>("parameters") as usize].join(", ");
+        let sql = format!("EXPLAIN (COSTS OFF) EXECUTE \"{name}\"({nulls})");
+        let lines: Vec<String> = sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+            .fetch_all(&mut *conn)
+            .await
+            .unwrap()
+            .iter()
+            .map(|row| row.get::<String, _>(0))
+            .collect();
+        plans.push((statement, lines.join("\n")));
+    }
+    plans
+}
+
+#[tokio::test]
+async fn hot_statements_use_indexes_and_lock_no_account() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    submit(&ledger, payment("bank", "a", 1, "k")).await.unwrap();
+    let head: Position = ledger.tail.head();
+    ledger.checkpoints.reached(head).await;
+    worker.stop().await;
+
+    let database = Database::new(&url).unwrap();
+    let mut owner = database.connect_owner().await.unwrap();
+    // Tables of a size at which reading them whole would be a disaster.
+    let grow = "
+        SET session_replication_role = replica;
+        INSERT INTO events SELECT 1, n, 'transaction_posted', 1, gen_random_uuid(), 'k' || n, '{}', now(), now(), 1
+            FROM generate_series(100, 60000) n;
+        INSERT INTO idempotency_keys SELECT 1, decode(md5(n::text), 'hex'), '\\x00', n, 1 FROM generate_series(100, 60000) n;
+        INSERT INTO accounts SELECT n % 64, 1, n, 'w' || n, 'EUR', 'credit', 0, NULL, 'open', NULL, now()
+            FROM generate_series(100, 60000) n;
+        INSERT INTO balances SELECT n % 64, 1, n, 0, 0, 0, 0, 1, 0, n FROM generate_series(100, 60000) n;
+        INSERT INTO entries SELECT n % 64, 1, n, 1, n, 0, gen_random_uuid(), 'debit', 1, 1, 'r' || n, now(), now()
+            FROM generate_series(100, 60000) n;
+        INSERT INTO rejections SELECT n % 64, 1, n, n, 0, gen_random_uuid(), 'x', 'r' || n, now(), now()
+            FROM generate_series(100, 60000) n;
+        ANALYZE;";
+    sqlx::raw_sql(grow).execute(&mut owner).await.unwrap();
+
+    let mut conn = database.connect_owner().await.unwrap();
+    let conn = &mut conn;
+    let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM sequencer_claims").fetch_one(&mut *conn).await.unwrap();
+    let event = events::at_positions(&mut *conn, 1, &[4]).await.unwrap();
+    // Each hot statement once, so that it is prepared on this connection.
+    assert!(events::append(conn, 1, epoch - 1, &event, &[]).await.is_err());
+    events::fence(conn, 1, epoch).await.unwrap();
+    events::head(&mut *conn, 1).await.unwrap();
+    events::was_appended(conn, 1, 1, 1).await.unwrap();
+    assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
+    events::of_transaction(&mut *conn, 1, uuid::Uuid::nil()).await.unwrap();
+    keys::find(&mut *conn, 1, &[[0; 16]]).await.unwrap();
+    projections::load_accounts(conn, 1, &[0], &["w100"]).await.unwrap();
+    projections::flush(conn, 1, &[], 1, &projections::Flush::default()).await.unwrap();
+    projections::account_id(&mut *conn, 1, 0, "w100").await.unwrap();
+    projections::list_accounts(&mut *conn, 1, "w", None, "", 10).await.unwrap();
+    projections::entries(&mut *conn, 1, 0, 100, 0, true, 10).await.unwrap();
+    projections::entries(&mut *conn, 1, 0, 100, 9, false, 10).await.unwrap();
+    projections::positions_of_account(&mut *conn, 1, 0, 100, None, 0, 10).await.unwrap();
+    projections::positions_of_reference(&mut *conn, 1, "r100", 0, 10).await.unwrap();
+
+    let plans = plans(conn).await;
+    assert!(plans.len() >= 14, "only {} statements were looked at", plans.len());
+    for (statement, plan) in &plans {
+        for table in LARGE {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{statement}\n{plan}");
+        }
+        assert!(!plan.contains("LockRows") || plan.contains("_claims"), "{statement}\n{plan}");
+    }
+    let append = plans.iter().find(|(statement, _)| statement.contains("INSERT INTO events")).unwrap();
+    for table in ["accounts", "balances", "entries"] {
+        assert!(!append.1.contains(&format!(" on {table}")), "the append touches {table}\n{}", append.1);
+    }
+    insta::assert_snapshot!("append", append.1);
+    let flush = plans.iter().find(|(statement, _)| statement.contains("INSERT INTO entries")).unwrap();
+    insta::assert_snapshot!("flush", flush.1);
+}

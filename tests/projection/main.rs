@@ -1,0 +1,8 @@
+//! Verifying and rebuilding, with a real PostgreSQL.
+
+mod fixture;
+mod rebuild;
+mod speed;
+#[path = "../support/mod.rs"]
+mod support;
+mod verify;
