@@ -104,11 +104,11 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -
     let mut pointer = pointer(error.path());
     // serde names the field in the text, the path ends at its object.
     for kind in ["unknown field `", "missing field `", "duplicate field `"] {
-        if let Some(name) = detail.strip_prefix(kind).and_then(|rest| rest.split('`').next())
-            && !pointer.ends_with(&format!("/{name}"))
-        {
-            pointer.push('/');
-            pointer.push_str(&escape(name));
+        if let Some(name) = detail.strip_prefix(kind).and_then(|rest| rest.split('`').next()) {
+            let member = format!("/{}", escape(name));
+            if !pointer.ends_with(&member) {
+                pointer.push_str(&member);
+            }
         }
     }
     Problem::validation(vec![FieldError { pointer, detail }])
