@@ -13,25 +13,39 @@ use crate::store::jsonb::Jsonb;
 use crate::store::projections::Flush;
 use crate::store::{LedgerId, Shard};
 
-/// Folds events into the columns of one flush.
+/// The part of a flush in which a shard is, when it is written in so many parts
+/// at the same time.
+pub const fn part_of(shard: Shard, parts: usize) -> usize {
+    shard as usize % parts
+}
+
+/// Folds events into the columns of one flush, in parts of some shards each.
 pub struct Fold<'a> {
     ledger_id: LedgerId,
     shard_count: Shard,
     /// Per shard, the position up to which it is projected already; `None` for
     /// shards that are not ours.
     from: &'a [Option<Position>],
-    flush: Flush,
-    /// Row of an account in the balances' columns.
+    parts: Vec<Flush>,
+    /// Row of an account in the columns of its part's balances.
     rows: HashMap<Position, usize>,
 }
 
 impl<'a> Fold<'a> {
-    pub fn new(ledger_id: LedgerId, shard_count: Shard, from: &'a [Option<Position>]) -> Self {
-        Self { ledger_id, shard_count, from, flush: Flush::default(), rows: HashMap::new() }
+    /// `parts` is at least 1.
+    pub fn new(ledger_id: LedgerId, shard_count: Shard, from: &'a [Option<Position>], parts: usize) -> Self {
+        let parts = (0..parts.max(1)).map(|_| Flush::default()).collect();
+        Self { ledger_id, shard_count, from, parts, rows: HashMap::new() }
     }
 
-    pub fn finish(self) -> Flush {
-        self.flush
+    /// The parts, in the order of [`part_of`].
+    pub fn finish(self) -> Vec<Flush> {
+        self.parts
+    }
+
+    fn part(&mut self, shard: Shard) -> &mut Flush {
+        let part = part_of(shard, self.parts.len());
+        &mut self.parts[part]
     }
 
     pub fn add(&mut self, event: &Event) {
@@ -39,7 +53,7 @@ impl<'a> Fold<'a> {
             Fact::AssetDefined { .. } => {}
             Fact::AccountOpened { code, asset, normal, limits, metadata } => {
                 let Some(shard) = self.wanted(code.as_str(), event.position) else { return };
-                let columns = &mut self.flush.accounts;
+                let columns = &mut self.part(shard).accounts;
                 columns.shard.push(shard);
                 columns.account_id.push(event.position as i64);
                 columns.code.push(code.clone());
@@ -65,7 +79,7 @@ impl<'a> Fold<'a> {
 
     fn add_leg(&mut self, event: &Event, reference: Option<&std::sync::Arc<str>>, index: usize, leg: &Leg) {
         let Some(shard) = self.wanted(leg.account.as_str(), event.position) else { return };
-        let columns = &mut self.flush.entries;
+        let columns = &mut self.part(shard).entries;
         columns.shard.push(shard);
         columns.account_id.push(leg.account_id as i64);
         columns.version.push(leg.after.version as i64);
@@ -84,7 +98,7 @@ impl<'a> Fold<'a> {
     fn add_rejection(&mut self, event: &Event, rejected: &RejectedTransaction) {
         for (index, (leg, account_id)) in rejected.request.legs.iter().zip(&rejected.account_ids).enumerate() {
             let Some(shard) = self.wanted(leg.account.as_str(), event.position) else { continue };
-            let columns = &mut self.flush.rejections;
+            let columns = &mut self.part(shard).rejections;
             columns.shard.push(shard);
             columns.account_id.push(*account_id as i64);
             columns.position.push(event.position as i64);
@@ -98,7 +112,8 @@ impl<'a> Fold<'a> {
     }
 
     fn set_balance(&mut self, shard: Shard, id: Position, balance: &crate::ledger::Balance, previous: u64) {
-        let columns = &mut self.flush.balances;
+        let part = part_of(shard, self.parts.len());
+        let columns = &mut self.parts[part].balances;
         match self.rows.entry(id) {
             Entry::Vacant(entry) => {
                 entry.insert(columns.shard.len());

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Checkpoints;
-use super::fold::Fold;
+use super::fold::{Fold, part_of};
 use crate::clock::Clock;
 use crate::cluster::Renewals;
 use crate::failpoint::failpoint;
@@ -25,6 +25,11 @@ use crate::telemetry::metric;
 
 /// Events folded into one flush: half a second of writing at most.
 const FLUSH_EVENTS_MAX: usize = 20_000;
+/// Connections that write one flush, each its part of the shards, when there is
+/// much to write: catching up would otherwise wait for one core of PostgreSQL.
+const FLUSH_PARTS_MAX: usize = 2;
+/// Events from which a flush is written in parts: a commit more is nothing then.
+const FLUSH_PARTS_EVENTS_MIN: u64 = 5_000;
 /// Between flushes when little happens: small, since readers of lists wait for it.
 const PAUSE_IDLE: Duration = Duration::from_millis(10);
 /// Between flushes under load: an account hit often is then written once.
@@ -70,7 +75,7 @@ struct Prepared {
     from: Vec<Option<Position>>,
     to: Position,
     events: usize,
-    flush: Flush,
+    parts: Vec<Flush>,
     oldest: Option<DateTime<Utc>>,
 }
 
@@ -96,9 +101,12 @@ impl Service {
     }
 
     async fn project(&mut self, head: &mut watch::Receiver<Position>, stop: &CancellationToken) -> Result<(), Error> {
-        let mut conn = self.database.connect_serving().await?;
+        let mut conns = Vec::with_capacity(FLUSH_PARTS_MAX);
+        for _ in 0..FLUSH_PARTS_MAX {
+            conns.push(self.database.connect_serving().await?);
+        }
         let mut reader = self.database.connect_serving().await?;
-        self.reload(&mut conn).await?;
+        self.reload(&mut reader).await?;
         let mut prepared: Option<Prepared> = None;
         loop {
             let claims = Arc::clone(&self.claims.borrow_and_update());
@@ -125,40 +133,57 @@ impl Service {
             let next = async {
                 if ready.to < self.tail.head() { self.prepare(&mut reader, &claims, next_from).await } else { Ok(None) }
             };
-            let (advanced, next) = tokio::join!(self.write(&mut conn, &claims, &ready), next);
-            prepared = if advanced? { next? } else { self.start_over(&mut conn).await? };
+            let (advanced, next) = tokio::join!(self.write(&mut conns, &claims, &ready), next);
+            prepared = if advanced? { next? } else { self.start_over(&mut reader).await? };
             if !stop.is_cancelled() {
                 self.pause(started, stop).await;
             }
         }
     }
 
-    /// Writes one flush; `false` when some shard did not advance.
-    async fn write(&self, conn: &mut PgConnection, claims: &ShardClaims, ready: &Prepared) -> Result<bool, Error> {
-        let steps: Vec<Step> = claims
-            .iter()
-            .filter_map(|(shard, epoch)| {
-                let from = ready.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
-                Some(Step { shard: *shard, epoch: *epoch, from })
-            })
-            .collect();
+    /// Writes one flush; `false` when some shard did not advance. Where its parts
+    /// end differently, checkpoints differ too, and the next flush begins there.
+    async fn write(
+        &self,
+        conns: &mut [PgConnection],
+        claims: &ShardClaims,
+        ready: &Prepared,
+    ) -> Result<bool, Error> {
         let started = Instant::now();
         failpoint("before_flush");
-        let flush = store::projections::flush(conn, self.ledger_id, &steps, ready.to, &ready.flush);
-        let flushed = tokio::time::timeout(FLUSH_TIMEOUT, async { tokio::join!(flush, crash_in_the_middle()).0 });
-        let flushed = flushed.await.unwrap_or_else(|_| Err(store::error::timed_out("a flush took too long")))?;
+        let parts = ready.parts.iter().zip(conns).enumerate().map(|(part, (flush, conn))| async move {
+            let steps = self.steps(claims, ready, part);
+            let flushed = store::projections::flush(conn, self.ledger_id, &steps, ready.to, flush).await?;
+            self.checkpoints.set(flushed.advanced.iter().map(|shard| (*shard, ready.to)));
+            Ok((flushed.advanced.len() == steps.len(), flushed.faults))
+        });
+        let flush = async { tokio::join!(futures::future::join_all(parts), crash_in_the_middle()).0 };
+        let Ok(flushed) = tokio::time::timeout(FLUSH_TIMEOUT, flush).await else {
+            return Err(store::error::timed_out("a flush took too long"));
+        };
+        let flushed = flushed.into_iter().collect::<Result<Vec<_>, Error>>()?;
         failpoint("after_flush");
         histogram!(metric::FLUSH_SECONDS).record(started.elapsed().as_secs_f64());
         histogram!(metric::FLUSH_EVENTS).record(ready.events as f64);
-        if flushed.faults > 0 {
+        let faults: u64 = flushed.iter().map(|(_, faults)| faults).sum();
+        if faults > 0 {
             tracing::error!(
-                ledger = %self.ledger, accounts = flushed.faults, to = ready.to,
+                ledger = %self.ledger, accounts = faults, to = ready.to,
                 "the projection of some accounts stopped, see table projection_faults; run `steelyard verify`, then `steelyard rebuild`"
             );
         }
-        let complete = flushed.advanced.len() == steps.len();
-        self.checkpoints.set(flushed.advanced.into_iter().map(|shard| (shard, ready.to)));
-        Ok(complete)
+        Ok(flushed.iter().all(|(complete, _)| *complete))
+    }
+
+    /// The shards of one part, and where each begins.
+    fn steps(&self, claims: &ShardClaims, ready: &Prepared, part: usize) -> Vec<Step> {
+        let parts = ready.parts.len();
+        let steps = claims.iter().filter(|(shard, _)| part_of(**shard, parts) == part);
+        let steps = steps.filter_map(|(shard, epoch)| {
+            let from = ready.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
+            Some(Step { shard: *shard, epoch: *epoch, from })
+        });
+        steps.collect()
     }
 
     /// Somebody else moved a checkpoint or a claim: a takeover, or a rebuild.
@@ -199,7 +224,8 @@ impl Service {
         if claims.is_empty() || lowest >= head {
             return Ok(None);
         }
-        let mut fold = Fold::new(self.ledger_id, self.shard_count, &from);
+        let parts = if head - lowest >= FLUSH_PARTS_EVENTS_MIN { FLUSH_PARTS_MAX } else { 1 };
+        let mut fold = Fold::new(self.ledger_id, self.shard_count, &from, parts);
         let mut to = lowest;
         let mut oldest = None;
         let mut add = |event: &Event| -> Result<(), Error> {
@@ -227,8 +253,8 @@ impl Service {
             return Ok(None);
         }
         let events = (to - lowest) as usize;
-        let flush = fold.finish();
-        Ok(Some(Prepared { from, to, events, flush, oldest }))
+        let parts = fold.finish();
+        Ok(Some(Prepared { from, to, events, parts, oldest }))
     }
 
     /// Lets changes gather, the longer the busier the ledger is.

@@ -23,10 +23,10 @@ use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::append::{APPENDS_MAX, Appends, Ended, InFlight, ended};
 use super::keys::RecentKeys;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
 use crate::clock::{Clock, IdSource, recorded_at};
-use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
 use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide};
 use crate::projector::Checkpoints;
@@ -41,8 +41,6 @@ use crate::telemetry::metric;
 const BATCH_EVENTS_MAX: usize = 5_000;
 /// Requests taken from the queue before looking at the append again.
 const INTAKE_MAX: usize = 128;
-/// An append that takes longer counts as lost: its outcome is read back.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(8);
 /// A prefetch that takes longer counts as a lost connection.
 const PREFETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Times in a row that PostgreSQL may ask to try again before the engine starts over.
@@ -121,7 +119,7 @@ impl Unknown {
     }
 }
 
-struct Pending {
+pub struct Pending {
     submission: Submission,
     outcomes: SmallVec<[Outcome; 1]>,
     position: Position,
@@ -142,29 +140,6 @@ struct OpenBatch {
     pending: Vec<Pending>,
 }
 
-struct InFlight {
-    batch: Arc<Batch>,
-    keys: Arc<Vec<KeyRow>>,
-    pending: Vec<Pending>,
-    start: Mark,
-    end: Mark,
-    started: Instant,
-    /// `None` once its end has been seen.
-    append: Option<JoinHandle<Ended<()>>>,
-}
-
-/// How a statement in a task of its own ended; without the connection when the
-/// task did not live to give it back.
-struct Ended<T> {
-    conn: Option<PgConnection>,
-    result: Result<T, Error>,
-}
-
-async fn ended<T>(task: &mut JoinHandle<Ended<T>>) -> Ended<T> {
-    let died = |_| Ended { conn: None, result: Err(store::error::timed_out("the statement's task died")) };
-    task.await.unwrap_or_else(died)
-}
-
 type Prefetch = Ended<(Vec<Account>, Vec<KeyRow>)>;
 
 pub struct Engine {
@@ -181,8 +156,7 @@ pub struct Engine {
     open: OpenBatch,
     /// Where in the book's history the open batch begins.
     open_start: Mark,
-    in_flight: Option<InFlight>,
-    append_conn: Option<PgConnection>,
+    appends: Appends,
     prefetch_conn: Option<PgConnection>,
     prefetch: Option<JoinHandle<Prefetch>>,
     prefetching: Vec<Submission>,
@@ -205,24 +179,26 @@ impl Engine {
     pub async fn load(
         context: Context,
         claim: &Claim,
-        mut append_conn: PgConnection,
+        mut append_conns: [PgConnection; APPENDS_MAX],
         prefetch_conn: PgConnection,
     ) -> Result<Self, Error> {
         let ledger_id = context.ledger_id;
+        let [conn, ..] = &mut append_conns;
         let mut book = Book::default();
-        for asset in store::ledgers::assets(&mut append_conn, ledger_id).await? {
+        for asset in store::ledgers::assets(&mut *conn, ledger_id).await? {
             book.load_asset(asset.code, asset.scale);
         }
-        let head = store::events::head(&mut append_conn, ledger_id).await?;
+        let head = store::events::head(&mut *conn, ledger_id).await?;
         let (head, last_recorded_at) = head.unwrap_or((0, DateTime::UNIX_EPOCH));
-        load_tail(&context, &mut append_conn, &mut book, head).await?;
+        load_tail(&context, &mut *conn, &mut book, head).await?;
         let mut keys = RecentKeys::default();
-        let recent = store::events::recent_keys(&mut append_conn, ledger_id, head, RECENT_KEYS_LOADED).await?;
+        let recent = store::events::recent_keys(&mut *conn, ledger_id, head, RECENT_KEYS_LOADED).await?;
         for key in recent {
             keys.insert(store::keys::hash(&key));
         }
         context.tail.reset(head);
         Ok(Self {
+            appends: Appends::new(ledger_id, claim.epoch, append_conns),
             context,
             epoch: claim.epoch,
             open_start: book.mark(),
@@ -233,8 +209,6 @@ impl Engine {
             last_recorded_at,
             committed: (head, last_recorded_at),
             open: OpenBatch::default(),
-            in_flight: None,
-            append_conn: Some(append_conn),
             prefetch_conn: Some(prefetch_conn),
             prefetch: None,
             prefetching: Vec::new(),
@@ -272,7 +246,7 @@ impl Engine {
             let step = tokio::select! {
                 biased;
                 () = claim.lost.cancelled() => Err(ExitReason::Cancelled),
-                appended = appended(&mut self.in_flight) => self.on_appended(appended).await,
+                appended = self.appends.ended() => self.on_appended(appended).await,
                 fetched = fetched(&mut self.prefetch) => self.on_prefetched(fetched),
                 received = queue.recv_many(&mut arrived, INTAKE_MAX), if has_room => {
                     if received == 0 { Err(ExitReason::Cancelled) } else {
@@ -497,63 +471,43 @@ impl Engine {
         self.open.keys.push(KeyRow { key_hash: key.hash, fingerprint: key.fingerprint, position, event_count });
     }
 
-    /// Sends the open batch off, if none is under way.
+    /// Sends the open batch off, if there is room for one more.
     fn start_append(&mut self) {
-        if self.in_flight.is_some() || self.open.pending.is_empty() {
+        if self.open.pending.is_empty() || !self.appends.have_room(self.open.events.len()) {
             return;
         }
-        let Some(mut conn) = self.append_conn.take() else { return };
         let OpenBatch { events, keys, pending } = std::mem::take(&mut self.open);
         let (start, end) = (self.open_start, self.book.mark());
         self.open_start = end;
-        let batch = Arc::new(Batch { events });
-        let keys = Arc::new(keys);
-        let (ledger_id, epoch) = (self.context.ledger_id, self.epoch);
-        let append = tokio::spawn({
-            let (batch, keys) = (Arc::clone(&batch), Arc::clone(&keys));
-            async move {
-                failpoint("before_append");
-                let append = store::events::append(&mut conn, ledger_id, epoch, &batch.events, &keys);
-                let appended = tokio::time::timeout(APPEND_TIMEOUT, append).await;
-                failpoint("before_reply");
-                let result = appended.unwrap_or_else(|_| Err(store::error::timed_out("an append took too long")));
-                Ended { conn: Some(conn), result }
-            }
-        });
-        let started = Instant::now();
-        self.in_flight = Some(InFlight { batch, keys, pending, start, end, started, append: Some(append) });
+        self.appends.start(Batch { events }, keys, pending, (start, end));
     }
 
-    async fn on_appended(&mut self, Ended { conn, result }: Ended<()>) -> Result<(), ExitReason> {
+    async fn on_appended(&mut self, result: Result<(), Error>) -> Result<(), ExitReason> {
         match result {
             Ok(()) => {
-                self.append_conn = conn;
                 self.on_committed();
                 Ok(())
             }
             Err(Error::Fenced { epoch }) => {
                 counter!(metric::FENCED, "write" => "append").increment(1);
                 tracing::warn!(ledger = %self.context.ledger, epoch, "an append was refused: the claim has a newer epoch");
-                self.take_back();
+                self.take_back().await;
                 Err(ExitReason::Fenced)
             }
             Err(Error::UniqueViolation { constraint }) if constraint == KEYS_CONSTRAINT => {
-                self.append_conn = conn;
                 self.on_keys_known().await
             }
             Err(error @ Error::Transient(_)) if self.transient_failures < TRANSIENT_TRIES_MAX => {
                 tracing::info!(ledger = %self.context.ledger, %error, "deciding a batch again");
                 counter!(metric::REDECIDED, "reason" => "transient").increment(1);
-                self.append_conn = conn;
                 self.transient_failures += 1;
-                self.take_back();
+                self.take_back().await;
                 Ok(())
             }
             Err(error @ Error::Refused(_)) => {
                 tracing::error!(ledger = %self.context.ledger, %error, "an append was refused");
                 counter!(metric::REDECIDED, "reason" => "refused").increment(1);
-                self.append_conn = conn;
-                self.on_refused();
+                self.on_refused().await;
                 Ok(())
             }
             // The connection is gone, or the log holds what it cannot hold if
@@ -567,7 +521,7 @@ impl Engine {
     }
 
     fn on_committed(&mut self) {
-        let Some(InFlight { batch, pending, end, started, .. }) = self.in_flight.take() else { return };
+        let Some(InFlight { batch, pending, end, started, .. }) = self.appends.committed() else { return };
         histogram!(metric::APPEND_SECONDS).record(started.elapsed().as_secs_f64());
         self.transient_failures = 0;
         self.isolate = self.isolate.saturating_sub(1);
@@ -607,12 +561,12 @@ impl Engine {
     /// decide the rest again.
     async fn on_keys_known(&mut self) -> Result<(), ExitReason> {
         counter!(metric::REDECIDED, "reason" => "known_key").increment(1);
-        let hashes: Vec<[u8; 16]> = match &self.in_flight {
-            Some(in_flight) => in_flight.keys.iter().map(|key| key.key_hash).collect(),
+        let hashes: Vec<[u8; 16]> = match self.appends.first() {
+            Some(first) => first.keys.iter().map(|key| key.key_hash).collect(),
             None => Vec::new(),
         };
-        self.take_back();
-        let Some(conn) = self.append_conn.as_mut() else { return Ok(()) };
+        self.take_back().await;
+        let Some(conn) = self.appends.conn() else { return Ok(()) };
         let find = tokio::time::timeout(PREFETCH_TIMEOUT, store::keys::find(conn, self.context.ledger_id, &hashes));
         let known = find.await.unwrap_or_else(|_| Err(store::error::timed_out("a look-up took too long")));
         for key in known.map_err(ExitReason::Failed)? {
@@ -624,9 +578,9 @@ impl Engine {
 
     /// PostgreSQL refuses something in the batch for good. Alone, the request
     /// at fault is found and answered; the others go on.
-    fn on_refused(&mut self) {
-        let alone = self.in_flight.as_ref().is_some_and(|in_flight| in_flight.pending.len() == 1);
-        self.take_back();
+    async fn on_refused(&mut self) {
+        let alone = self.appends.first().is_some_and(|first| first.pending.len() == 1);
+        self.take_back().await;
         if alone {
             if let Some(submission) = self.backlog.pop_front() {
                 submission.answer(Err(Unavailable::Defect));
@@ -639,14 +593,15 @@ impl Engine {
 
     /// Takes back the append that failed and everything decided after it, as if
     /// none of it had been decided: the requests go to the front of the backlog.
-    fn take_back(&mut self) {
+    async fn take_back(&mut self) {
+        self.appends.abandon_followers().await;
         let open = std::mem::take(&mut self.open);
         let mut taken: Vec<Pending> = Vec::new();
-        self.book.roll_back(self.in_flight.as_ref().map_or(self.open_start, |in_flight| in_flight.start));
+        self.book.roll_back(self.appends.first().map_or(self.open_start, |first| first.start));
         self.open_start = self.book.mark();
-        if let Some(in_flight) = self.in_flight.take() {
+        for in_flight in self.appends.take() {
             self.keys.remove_all(in_flight.keys.iter().map(|key| key.key_hash));
-            taken = in_flight.pending;
+            taken.extend(in_flight.pending);
         }
         self.keys.remove_all(open.keys.iter().map(|key| key.key_hash));
         taken.extend(open.pending);
@@ -658,29 +613,32 @@ impl Engine {
         }
     }
 
-    /// Lets an append under way finish, and hands over what is left.
+    /// Lets the appends under way finish, and hands over what is left.
     async fn exit(mut self, mut reason: ExitReason) -> Exit {
-        let under_way = self.in_flight.as_mut().and_then(|in_flight| in_flight.append.take());
-        if let Some(mut append) = under_way {
-            match ended(&mut append).await.result {
+        while self.appends.first_runs() {
+            match self.appends.ended().await {
                 Ok(()) => self.on_committed(),
                 Err(Error::Fenced { .. }) => {
-                    self.take_back();
+                    self.take_back().await;
                     reason = ExitReason::Fenced;
                 }
-                Err(Error::Transient(_) | Error::Refused(_)) => self.take_back(),
+                Err(Error::Transient(_) | Error::Refused(_)) => self.take_back().await,
                 Err(error) => {
                     tracing::warn!(ledger = %self.context.ledger, %error, "the last append has no certain outcome");
                 }
             }
         }
-        let unknown = self.in_flight.take().map(|in_flight| Unknown {
+        // Of the first is not known whether it was committed; those behind it never were.
+        self.appends.abandon_followers().await;
+        let mut in_flight = self.appends.take();
+        let unknown = in_flight.pop_front().map(|first| Unknown {
             epoch: self.epoch,
-            batch: in_flight.batch,
-            pending: in_flight.pending,
+            batch: first.batch,
+            pending: first.pending,
         });
-        let open = self.open.pending.into_iter().map(|pending| pending.submission);
-        let waiting = open.chain(self.prefetching).chain(self.parked).chain(self.backlog);
+        let decided = in_flight.into_iter().flat_map(|follower| follower.pending).chain(self.open.pending);
+        let decided = decided.map(|pending| pending.submission);
+        let waiting = decided.chain(self.prefetching).chain(self.parked).chain(self.backlog);
         let waiting = waiting
             .map(|mut submission| {
                 submission.prefetched = false;
@@ -783,16 +741,6 @@ fn count_decisions(events: &[Event]) {
     if posted > 0 {
         counter!(metric::DECISIONS, "outcome" => "posted").increment(posted);
     }
-}
-
-async fn appended(in_flight: &mut Option<InFlight>) -> Ended<()> {
-    let append = in_flight.as_mut().and_then(|in_flight| in_flight.append.as_mut());
-    let Some(append) = append else { return std::future::pending().await };
-    let ended = ended(append).await;
-    if let Some(in_flight) = in_flight {
-        in_flight.append = None;
-    }
-    ended
 }
 
 async fn fetched(prefetch: &mut Option<JoinHandle<Prefetch>>) -> Prefetch {

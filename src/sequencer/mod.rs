@@ -5,6 +5,7 @@
 //! runs an [`engine`] until the claim or the connection is lost, and then begins
 //! anew, with what was still waiting. [`tail`] is what it leaves for others.
 
+mod append;
 pub mod engine;
 pub mod keys;
 pub mod service;

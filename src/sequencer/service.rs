@@ -115,13 +115,14 @@ impl Service {
         queue: &mut mpsc::Receiver<Submission>,
         waiting: &mut Waiting,
     ) -> Result<ExitReason, Error> {
-        let mut append_conn = self.database.connect_serving().await?;
+        let mut append_conns = [self.database.connect_serving().await?, self.database.connect_serving().await?];
         let prefetch_conn = self.database.connect_serving().await?;
         if let Some(unknown) = &waiting.unknown {
             // The claim's epoch was raised after that append was sent, which
             // waited it out: it is in the log now, or never will be.
             let first = unknown.first_position().unwrap_or(0);
-            let committed = store::events::was_appended(&mut append_conn, self.ledger_id, first, unknown.epoch).await?;
+            let [conn, ..] = &mut append_conns;
+            let committed = store::events::was_appended(conn, self.ledger_id, first, unknown.epoch).await?;
             self.resolve(waiting, committed);
         }
         let context = Context {
@@ -133,7 +134,7 @@ impl Service {
             checkpoints: Arc::clone(&self.checkpoints),
             clock: Arc::clone(&self.clock),
         };
-        let engine = Engine::load(context, claim, append_conn, prefetch_conn).await?;
+        let engine = Engine::load(context, claim, append_conns, prefetch_conn).await?;
         tracing::info!(ledger = %self.ledger, epoch = claim.epoch, head = self.tail.head(), "sequencing");
         self.serving.send_replace(true);
         let Exit { reason, unknown, waiting: requests } =

@@ -19,6 +19,9 @@ pub enum Error {
     /// The claim has a newer epoch: somebody else is the writer now. Nothing took effect.
     #[error("the claim has changed hands: epoch {epoch} is no longer valid")]
     Fenced { epoch: super::Epoch },
+    /// The append before this one failed, so this one was rolled back. Nothing took effect.
+    #[error("the append before this one failed")]
+    Abandoned,
     /// The log has a hole.
     #[error("the log of ledger {ledger_id} is corrupt: position {expected} is followed by {found}")]
     Hole { ledger_id: super::LedgerId, expected: Position, found: Position },

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgExecutor};
+use sqlx::{Connection, PgConnection, PgExecutor, Postgres, Transaction};
 use uuid::Uuid;
 
 use super::jsonb::Jsonb;
@@ -29,7 +29,8 @@ pub struct KeyRow {
     pub event_count: u32,
 }
 
-/// Appends `events`, whose positions follow on each other, with their keys.
+/// Appends `events`, whose positions follow on each other, with their keys, in
+/// one statement that commits by itself.
 ///
 /// # Errors
 /// [`Error::Fenced`] when `epoch` is no longer the claim's; then, and on every
@@ -44,9 +45,6 @@ pub async fn append(
     let Some(first) = events.first() else {
         return fence(conn, ledger_id, epoch).await;
     };
-    if events.len() >= COPY_EVENTS_MIN {
-        return append_by_copy(conn, ledger_id, epoch, events, keys).await;
-    }
     let mut text = String::with_capacity(events.len() * 320);
     let ends: Vec<usize> = events
         .iter()
@@ -101,16 +99,41 @@ pub async fn append(
 /// time then, which is worth its five round trips more.
 const COPY_EVENTS_MIN: usize = 800;
 
-/// The same as the statement, for large batches: fence, events, keys and assets
-/// in one transaction and one commit. The fence is locked first and until the
-/// commit, so a takeover waits for it just the same.
-async fn append_by_copy(
-    conn: &mut PgConnection,
+/// Whether a batch of so many events goes by [`write`] rather than [`append`].
+pub const fn goes_by_copy(events: usize) -> bool {
+    events >= COPY_EVENTS_MIN
+}
+
+/// A batch whose rows are written and not committed. Dropped, it rolls back.
+pub struct Written<'c>(Transaction<'c, Postgres>);
+
+impl Written<'_> {
+    /// # Errors
+    /// [`Error::Unavailable`]: whether it was committed is not known.
+    pub async fn commit(self) -> Result<(), Error> {
+        Ok(self.0.commit().await?)
+    }
+
+    /// # Errors
+    /// [`Error::Unavailable`]: the connection is gone, and the rows with it.
+    pub async fn roll_back(self) -> Result<(), Error> {
+        Ok(self.0.rollback().await?)
+    }
+}
+
+/// The same as [`append`], for large batches: fence, events, keys and assets in
+/// one transaction, which is the caller's to commit. The fence is locked first
+/// and until the commit, so a takeover waits for it just the same.
+///
+/// # Errors
+/// Those of [`append`]; on every one of them, nothing will be stored.
+pub async fn write<'c>(
+    conn: &'c mut PgConnection,
     ledger_id: LedgerId,
     epoch: Epoch,
     events: &[Event],
     keys: &[KeyRow],
-) -> Result<(), Error> {
+) -> Result<Written<'c>, Error> {
     let mut tx = conn.begin().await?;
     let held = sqlx::query_scalar!(
         "SELECT 1 FROM sequencer_claims WHERE ledger_id = $1 AND epoch = $2 FOR SHARE",
@@ -123,33 +146,40 @@ async fn append_by_copy(
         tx.rollback().await?;
         return Err(Error::Fenced { epoch });
     }
-    let copied = async {
-        copy(&mut tx, COPY_EVENTS, &event_rows(ledger_id, epoch, events)).await?;
-        if !keys.is_empty() {
-            copy(&mut tx, COPY_KEYS, &key_rows(ledger_id, keys)).await?;
-        }
-        for event in events {
-            if let Fact::AssetDefined { code, scale } = &event.fact {
-                sqlx::query!(
-                    "INSERT INTO assets (ledger_id, code, scale) VALUES ($1, $2, $3)",
-                    ledger_id,
-                    code.as_str(),
-                    i16::from(*scale)
-                )
-                .execute(&mut *tx)
-                .await?;
-            }
-        }
-        Ok::<(), Error>(())
-    };
-    match copied.await {
-        Ok(()) => Ok(tx.commit().await?),
+    match write_rows(&mut tx, ledger_id, epoch, events, keys).await {
+        Ok(()) => Ok(Written(tx)),
         Err(error @ Error::Unavailable(_)) => Err(error),
         Err(error) => {
             tx.rollback().await?;
             Err(error)
         }
     }
+}
+
+async fn write_rows(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    epoch: Epoch,
+    events: &[Event],
+    keys: &[KeyRow],
+) -> Result<(), Error> {
+    let keys = copy_events(conn, ledger_id, epoch, events, || key_rows(ledger_id, keys)).await?;
+    if !keys.is_empty() {
+        copy(conn, COPY_KEYS, &keys).await?;
+    }
+    for event in events {
+        if let Fact::AssetDefined { code, scale } = &event.fact {
+            sqlx::query!(
+                "INSERT INTO assets (ledger_id, code, scale) VALUES ($1, $2, $3)",
+                ledger_id,
+                code.as_str(),
+                i16::from(*scale)
+            )
+            .execute(&mut *conn)
+            .await?;
+        }
+    }
+    Ok(())
 }
 
 const COPY_EVENTS: &str = "COPY events (ledger_id, position, type, schema_version, transaction_id, idempotency_key, \
@@ -165,36 +195,64 @@ pub(super) async fn copy(conn: &mut PgConnection, statement: &'static str, rows:
     Ok(())
 }
 
-fn event_rows(ledger_id: LedgerId, epoch: Epoch, events: &[Event]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(events.len() * 480);
+/// Sends the rows of `events` as they are encoded, so that PostgreSQL works on
+/// the first while the last are still to be written down. `meanwhile` is done
+/// while it works on the last.
+async fn copy_events<T>(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    epoch: Epoch,
+    events: &[Event],
+    meanwhile: impl FnOnce() -> T,
+) -> Result<T, Error> {
+    let mut copy = conn.copy_in_raw(COPY_EVENTS).await?;
+    let mut out = Vec::with_capacity(COPY_MESSAGE_BYTES + 4096);
     let mut text = String::new();
     out.extend_from_slice(rows::COPY_HEADER);
     for event in events {
-        out.extend_from_slice(&10_i16.to_be_bytes());
-        rows::field(&mut out, &ledger_id.to_be_bytes());
-        rows::field(&mut out, &event.position.to_be_bytes());
-        rows::field(&mut out, event.fact.type_name().as_bytes());
-        rows::field(&mut out, &SCHEMA_VERSION.to_be_bytes());
-        match &event.transaction_id {
-            Some(id) => rows::field(&mut out, id.as_bytes()),
-            None => rows::null(&mut out),
+        event_row(ledger_id, epoch, event, &mut text, &mut out);
+        if out.len() >= COPY_MESSAGE_BYTES {
+            copy.send(out.as_slice()).await?;
+            out.clear();
         }
-        rows::text_or_null(&mut out, event.idempotency_key.as_deref());
-        text.clear();
-        payload::write(&event.fact, &mut text);
-        rows::sized(&mut out, |out| {
-            out.push(rows::JSONB_VERSION);
-            out.extend_from_slice(text.as_bytes());
-        });
-        rows::time(&mut out, event.recorded_at);
-        rows::time(&mut out, event.effective_at);
-        rows::field(&mut out, &epoch.to_be_bytes());
     }
     out.extend_from_slice(&rows::COPY_TRAILER);
-    out
+    copy.send(out).await?;
+    let done = meanwhile();
+    copy.finish().await?;
+    Ok(done)
 }
 
+fn event_row(ledger_id: LedgerId, epoch: Epoch, event: &Event, text: &mut String, out: &mut Vec<u8>) {
+    out.extend_from_slice(&10_i16.to_be_bytes());
+    rows::field(out, &ledger_id.to_be_bytes());
+    rows::field(out, &event.position.to_be_bytes());
+    rows::field(out, event.fact.type_name().as_bytes());
+    rows::field(out, &SCHEMA_VERSION.to_be_bytes());
+    match &event.transaction_id {
+        Some(id) => rows::field(out, id.as_bytes()),
+        None => rows::null(out),
+    }
+    rows::text_or_null(out, event.idempotency_key.as_deref());
+    text.clear();
+    payload::write(&event.fact, text);
+    rows::sized(out, |out| {
+        out.push(rows::JSONB_VERSION);
+        out.extend_from_slice(text.as_bytes());
+    });
+    rows::time(out, event.recorded_at);
+    rows::time(out, event.effective_at);
+    rows::field(out, &epoch.to_be_bytes());
+}
+
+/// COPY data is sent in messages of about this size: some hundred events.
+const COPY_MESSAGE_BYTES: usize = 64 * 1024;
+
+/// Empty when there are none.
 fn key_rows(ledger_id: LedgerId, keys: &[KeyRow]) -> Vec<u8> {
+    if keys.is_empty() {
+        return Vec::new();
+    }
     let mut out = Vec::with_capacity(keys.len() * 72);
     // In the order of the index, which then finds the next place near the last.
     let mut keys: Vec<&KeyRow> = keys.iter().collect();

@@ -79,9 +79,9 @@ async fn a_flush_from_another_position_or_epoch_does_nothing() {
     let mut conn = database.connect_owner().await.unwrap();
     let log = events::read_events(&mut conn, 1, 0, 100).await.unwrap();
     let from: Vec<Option<Position>> = vec![Some(0); 64];
-    let mut fold = Fold::new(1, 64, &from);
+    let mut fold = Fold::new(1, 64, &from, 1);
     log.iter().for_each(|event| fold.add(event));
-    let flush = fold.finish();
+    let flush = fold.finish().remove(0);
     let epochs: Vec<(i16, i64)> =
         sqlx::query_as("SELECT shard, epoch FROM shard_claims").fetch_all(&mut conn).await.unwrap();
     let entries = "SELECT count(*) FROM entries";
