@@ -88,16 +88,10 @@ async fn acknowledged_payments_survive_every_fault_exactly_once() {
     let seed = setting("STEELYARD_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let rounds = setting("STEELYARD_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
     println!("STEELYARD_SEED={seed} STEELYARD_ROUNDS={rounds}");
-    let mut lanes = tokio::task::JoinSet::new();
     let per_lane = rounds.div_ceil(LANES);
-    for first in (0..rounds).step_by(usize::try_from(per_lane).expect("a few")) {
-        lanes.spawn(lane(seed + first, per_lane.min(rounds - first)));
-    }
-    while let Some(ended) = lanes.join_next().await {
-        if let Err(error) = ended {
-            std::panic::resume_unwind(error.into_panic());
-        }
-    }
+    let starts = (0..rounds).step_by(usize::try_from(per_lane).expect("a few"));
+    let lanes = starts.map(|first| lane(seed + first, per_lane.min(rounds - first)));
+    futures::future::join_all(lanes).await;
     println!("{rounds} rounds");
 }
 
