@@ -21,6 +21,8 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
 const SETTLE_REQUESTS: usize = 8;
 /// Payments in one batch: enough for its append to go by COPY.
 const BATCH: usize = 1_000;
+/// Batches of one client and round: what is asked for is checked after each round.
+const BATCHES_MAX: usize = 4;
 /// Tries at a definite answer after the faults are over.
 const SETTLE_TRIES_MAX: u32 = 200;
 
@@ -86,7 +88,7 @@ impl History {
             let (history, stop) = (Arc::clone(self), stop.clone());
             tasks.spawn(async move {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(batcher + 1) << 48);
-                while !stop.is_cancelled() {
+                for _ in (0..BATCHES_MAX).take_while(|_| !stop.is_cancelled()) {
                     let items = (0..BATCH).map(|_| payment(&mut random)).collect();
                     history.ask_batch(items).await;
                 }
@@ -210,7 +212,7 @@ impl History {
         .fetch_all(conn)
         .await
         .expect("the log can be read");
-        let asked = self.asked.lock().expect("no panic").clone();
+        let asked = self.asked.lock().expect("no panic");
         assert_eq!(rows.len(), asked.len(), "as many events as requests");
         for (key, transaction, type_name) in rows {
             let answer = asked.get(&key).and_then(|asked| asked.answer.as_ref()).expect("an event that was asked for");
@@ -218,6 +220,7 @@ impl History {
             let expected = if answer.status == 201 { "transaction_posted" } else { "transaction_rejected" };
             assert_eq!(type_name, expected, "{key}");
         }
+        drop(asked);
         verify(database).await;
     }
 
