@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::ledger::{Event, Position};
 
-/// Committed events that memory keeps, some 100 MB of payments. Readers that
-/// are further behind read by position.
-const TAIL_EVENTS_MAX: usize = 200_000;
+/// Committed events that memory keeps, some 35 MB of payments: what two flushes
+/// write and what arrives meanwhile. Readers that are further behind read by position.
+const TAIL_EVENTS_MAX: usize = 60_000;
 
 /// Events that were appended together.
 #[derive(Debug)]
