@@ -202,7 +202,11 @@ async fn patrol(embedded: &EmbeddedPg, stop: CancellationToken) {
         patrols += 1;
         if !embedded.is_running() {
             tracing::warn!("the built-in PostgreSQL is not running; starting it");
-            if let Err(error) = embedded.start().await {
+            let started = tokio::select! {
+                () = stop.cancelled() => return,
+                started = embedded.start() => started,
+            };
+            if let Err(error) = started {
                 tracing::error!(%error, "the built-in PostgreSQL could not be started");
             }
         } else if patrols % UPGRADE_PATROLS == 0 && embedded.upgraded_underneath().unwrap_or(false) {

@@ -440,18 +440,18 @@ fn holders(claims: &[claims::ClaimRow], live: &[LiveRow]) -> BTreeMap<Unit, Uuid
 
 /// Puts a new state in place of the old one; a claim that goes is cancelled.
 fn replace(claim: &watch::Sender<ClaimState>, state: ClaimState) {
-    let unchanged = matches!(
-        (&*claim.borrow(), &state),
-        (ClaimState::Standby, ClaimState::Standby)
-            | (ClaimState::Waiting, ClaimState::Waiting)
-            | (ClaimState::Stopped, _)
-    );
-    if unchanged {
-        return;
-    }
-    if let ClaimState::Held(old) = claim.send_replace(state) {
-        old.lost.cancel();
-    }
+    claim.send_if_modified(|present| {
+        let unchanged = matches!(
+            (&*present, &state),
+            (ClaimState::Standby, ClaimState::Standby)
+                | (ClaimState::Waiting, ClaimState::Waiting)
+                | (ClaimState::Stopped, _)
+        );
+        if !unchanged && let ClaimState::Held(old) = std::mem::replace(present, state) {
+            old.lost.cancel();
+        }
+        !unchanged
+    });
 }
 
 #[expect(clippy::disallowed_methods, reason = "a worker's id is no part of any history")]

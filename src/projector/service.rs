@@ -104,6 +104,14 @@ impl Service {
     }
 
     async fn project(&mut self, head: &mut watch::Receiver<Position>, stop: &CancellationToken) -> Result<(), Error> {
+        // A worker without shards needs no connections for them.
+        while self.claims.borrow_and_update().is_empty() {
+            self.acting.send_replace(ShardClaims::default());
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = self.claims.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
         let mut conns = Vec::with_capacity(FLUSH_PARTS_MAX);
         for _ in 0..FLUSH_PARTS_MAX {
             conns.push(self.database.connect_serving().await?);

@@ -112,6 +112,10 @@ fn follow(
         let mut head = ledger.tail.subscribe();
         let mut status = app.worker.watch_status();
         loop {
+            // Also where there is always more to read.
+            if *status.borrow() == crate::cluster::Status::Draining {
+                return;
+            }
             head.mark_unchanged();
             let Ok(rows) = store::events::read(app.worker.database.pool(), ledger.ledger_id, after, STREAM_PAGE).await
             else {
