@@ -62,6 +62,8 @@ impl Peers {
     /// # Errors
     /// The HTTP client cannot be made, or the secret is not fit for a header.
     pub fn new(secret: &str) -> Result<Self, reqwest::Error> {
+        // The client wants one even where it speaks plain HTTP; it fails only where there is one already.
+        _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             .http2_prior_knowledge()
             .connect_timeout(CONNECT_TIMEOUT)
