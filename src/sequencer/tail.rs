@@ -78,6 +78,16 @@ impl Tail {
         self.head.send_replace(head);
     }
 
+    /// What another worker has appended: moves the head there, and never back.
+    /// Answers whether it moved.
+    pub fn follow(&self, head: Position) -> bool {
+        let ahead = head > self.head();
+        if ahead {
+            self.reset(head);
+        }
+        ahead
+    }
+
     /// The batches with everything after `after`, up to about `events_max`
     /// events; `None` when memory does not reach back so far.
     pub fn after(&self, after: Position, events_max: usize) -> Option<Vec<Arc<Batch>>> {

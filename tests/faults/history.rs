@@ -50,13 +50,23 @@ pub struct History {
     http: reqwest::Client,
     base: Mutex<String>,
     asked: Mutex<BTreeMap<String, Asked>>,
+    /// Per account, the newest version that anybody has been told of.
+    known: Mutex<BTreeMap<String, u64>>,
+    /// What was read: account, version, posted.
+    read: Mutex<Vec<(String, u64, String)>>,
 }
 
 impl History {
     /// Opens the accounts and funds them.
     pub async fn begin(base: &str) -> Arc<Self> {
         let http = reqwest::Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
-        let history = Self { http, base: Mutex::new(base.to_owned()), asked: Mutex::default() };
+        let history = Self {
+            http,
+            base: Mutex::new(base.to_owned()),
+            asked: Mutex::default(),
+            known: Mutex::default(),
+            read: Mutex::default(),
+        };
         let mut accounts: Vec<Value> =
             (1..=WALLETS).map(|n| json!({"code": format!("wallet:{n}"), "asset": "EUR"})).collect();
         accounts.push(json!({"code": "bank", "asset": "EUR", "min_balance": null}));
@@ -100,6 +110,9 @@ impl History {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(client) << 32);
                 while !stop.is_cancelled() {
                     let (key, body) = payment(&mut random);
+                    if random.random_range(0..4) == 0 {
+                        history.read(body["from"].as_str().expect("a code")).await;
+                    }
                     history.ask(key.clone(), body.clone()).await;
                     // Impatient clients ask again at once.
                     if random.random_range(0..10) == 0 {
@@ -166,6 +179,11 @@ impl History {
             _ => panic!("{key} was answered {status}: {body}"),
         };
         let transaction = transaction.as_str().expect("a transaction id").to_owned();
+        if let Some(balances) = body["balances"].as_object() {
+            for (account, balance) in balances {
+                self.know(account, balance["version"].as_u64().expect("a version"));
+            }
+        }
         let answer = Answer { status, transaction, body };
         let mut asked = self.asked.lock().expect("no panic");
         let known = asked.get_mut(key).expect("asked before");
@@ -174,6 +192,52 @@ impl History {
             Some(first) => assert_eq!(*first, answer, "{key} was answered differently the second time"),
         }
         true
+    }
+
+    /// Reads an account, which must be as new as what anybody had been told of
+    /// before the read began.
+    async fn read(&self, account: &str) {
+        let known = self.known.lock().expect("no panic").get(account).copied().unwrap_or(0);
+        let base = self.base.lock().expect("no panic").clone();
+        let Ok(answer) = self.http.get(format!("{base}/v1/ledgers/main/accounts/{account}")).send().await else { return };
+        if answer.status() != 200 {
+            return;
+        }
+        let Ok(body) = answer.json::<Value>().await else { return };
+        let version = body["balance"]["version"].as_u64().expect("a version");
+        assert!(version >= known, "{account} was read at version {version} after {known} was known");
+        let posted = body["balance"]["posted"].as_str().expect("an amount").to_owned();
+        self.read.lock().expect("no panic").push((account.to_owned(), version, posted));
+        self.know(account, version);
+    }
+
+    fn know(&self, account: &str, version: u64) {
+        let mut known = self.known.lock().expect("no panic");
+        let newest = known.entry(account.to_owned()).or_default();
+        *newest = version.max(*newest);
+    }
+
+    /// What was read is what the log says of that version.
+    async fn check_reads(&self, conn: &mut PgConnection) {
+        let read = std::mem::take(&mut *self.read.lock().expect("no panic"));
+        let (accounts, versions): (Vec<String>, Vec<i64>) =
+            read.iter().map(|(account, version, _)| (account.clone(), *version as i64)).unzip();
+        let logged: Vec<Option<String>> = sqlx::query_scalar(
+            "SELECT (SELECT e.balance_after::text FROM accounts a
+                     JOIN entries e ON e.shard = a.shard AND e.ledger_id = a.ledger_id AND e.account_id = a.account_id
+                     WHERE a.ledger_id = 1 AND a.code = u.code AND e.version = u.version)
+             FROM UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS u (code, version, ordinality)
+             ORDER BY ordinality",
+        )
+        .bind(accounts)
+        .bind(versions)
+        .fetch_all(conn)
+        .await
+        .expect("entries can be read");
+        for ((account, version, posted), logged) in read.iter().zip(logged) {
+            let logged = if *version == 0 { Some("0".to_owned()) } else { logged };
+            assert_eq!(logged.as_ref(), Some(posted), "{account} at version {version}");
+        }
     }
 
     async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> Option<(u16, Value)> {
@@ -209,7 +273,7 @@ impl History {
         let rows: Vec<(String, String, String)> = sqlx::query_as(
             "SELECT idempotency_key, transaction_id::text, type FROM events WHERE idempotency_key IS NOT NULL",
         )
-        .fetch_all(conn)
+        .fetch_all(&mut *conn)
         .await
         .expect("the log can be read");
         let asked = self.asked.lock().expect("no panic");
@@ -222,6 +286,7 @@ impl History {
         }
         drop(asked);
         verify(database).await;
+        self.check_reads(conn).await;
     }
 
     /// Requests that were definitely answered.

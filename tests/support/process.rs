@@ -22,8 +22,13 @@ impl Process {
     /// Starts on a database, with settings in its environment
     /// (`STEELYARD_FAILPOINT`), and waits until it listens.
     pub async fn spawn(database_url: &str, envs: &[(&str, &str)]) -> Self {
+        Self::spawn_at(database_url, "127.0.0.1:0", envs).await
+    }
+
+    /// The same at an address that others know.
+    pub async fn spawn_at(database_url: &str, listen: &str, envs: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_steelyard"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(["serve", "--listen", listen, "--log-format", "json"])
             .env("DATABASE_URL", database_url)
             .env("RUST_LOG", "info,sqlx=warn")
             .env_remove("STEELYARD_FAILPOINT")
