@@ -17,7 +17,7 @@
 //! Why the locking is right. The lock of users is taken and converted only under the startup lock, so that between
 //! "nobody else uses the server" and "it is stopped" nobody can come. Both are `flock` locks, which end with their
 //! process: a process that is killed neither keeps the server from being stopped later nor keeps others out.
-//! The server is no child of ours that would die with us. It lives in a session of its own, so that a standby process
+//! The server is no child of ours that would die with us. It lives in a session of its own, so that another process
 //! goes on with it when the process that started it is killed or gets a Ctrl-C.
 
 mod account;

@@ -283,6 +283,11 @@ impl Client {
         }
     }
 
+    /// The same, whole and as it came.
+    pub async fn cluster_state(&self) -> Result<Value, ClientError> {
+        Ok(self.send(self.http.get(self.root_url(&["v1", "cluster"]))).await?.body)
+    }
+
     pub async fn cluster(&self) -> Result<Cluster, ClientError> {
         Ok(self.send(self.http.get(self.root_url(&["v1", "cluster"]))).await?.body)
     }

@@ -9,6 +9,7 @@
 pub mod account;
 pub mod bench;
 pub mod client;
+pub mod cluster;
 pub mod database;
 pub mod migrate;
 pub mod output;
@@ -73,6 +74,8 @@ pub enum Command {
     Account(account::AccountArgs),
     /// Make one payment.
     Pay(pay::PayArgs),
+    /// Show the workers, what each holds, and how far the projections are.
+    Cluster(cluster::ClusterArgs),
     /// Measure payments per second, latency and lag, and compare with what PostgreSQL itself can write.
     Bench(bench::BenchArgs),
 }
@@ -88,6 +91,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Psql(args) => psql::run(args, &output).await,
         Command::Account(args) => account::run(args, &output).await,
         Command::Pay(args) => pay::run(args, &output).await,
+        Command::Cluster(args) => cluster::run(args, &output).await,
         Command::Bench(args) => bench::run(args, &output).await,
     }
 }
@@ -118,7 +122,7 @@ mod tests {
         while let Some(command) = pending.pop() {
             pending.extend(command.get_subcommands());
             for argument in command.get_arguments() {
-                if ["api_key", "database_url"].contains(&argument.get_id().as_str()) {
+                if ["api_key", "database_url", "claims_database_url", "cluster_secret"].contains(&argument.get_id().as_str()) {
                     assert!(argument.is_hide_env_values_set(), "{}: --{}", command.get_name(), argument.get_id());
                 }
             }

@@ -344,6 +344,9 @@ pub struct WorkerRow {
     pub started_at: chrono::DateTime<chrono::Utc>,
     pub heartbeat_age_s: f64,
     pub draining: bool,
+    pub capacity: i32,
+    pub sequencer: bool,
+    pub projector: bool,
 }
 
 /// All workers that are not long gone.
@@ -351,7 +354,7 @@ pub async fn workers(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<WorkerRo
     Ok(sqlx::query_as!(
         WorkerRow,
         r#"
-        SELECT worker_id, advertised_address, version, started_at, draining,
+        SELECT worker_id, advertised_address, version, started_at, draining, capacity, sequencer, projector,
                extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS "heartbeat_age_s!"
         FROM workers ORDER BY started_at
         "#

@@ -50,7 +50,7 @@ pub async fn create(
     let row = rows.iter().find(|row| row.ledger_id == ledger_id);
     let row = row.ok_or_else(|| Problem::new(Code::InternalError, "the ledger could not be read"))?;
     let ledger = app.worker.ledgers.ensure(row);
-    // A standby worker has done its part; the serving one picks it up.
+    // This worker has done its part; the one that is to sequence it picks it up.
     let mut serving = ledger.serving.clone();
     _ = tokio::time::timeout(SERVING_WAIT, serving.wait_for(|serving| *serving)).await;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
