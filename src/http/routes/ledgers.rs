@@ -51,8 +51,7 @@ pub async fn create(
     let row = row.ok_or_else(|| Problem::new(Code::InternalError, "the ledger could not be read"))?;
     let ledger = app.worker.ledgers.ensure(row);
     // This worker has done its part; the one that is to sequence it picks it up.
-    let mut serving = ledger.serving.clone();
-    _ = tokio::time::timeout(SERVING_WAIT, serving.wait_for(|serving| *serving)).await;
+    _ = ledger.handle.submit(Work::ReadHead, Instant::now() + SERVING_WAIT).await;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let output = LedgerOutput { name: row.name.to_string(), created_at: Timestamp(row.created_at) };
     Ok(answer(status, &output, None, false))
