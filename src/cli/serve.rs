@@ -6,17 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::database::DatabaseArgs;
 use crate::clock::SystemClock;
-use crate::cluster::{Worker, worker};
-use crate::config::{ACCOUNTS_IN_MEMORY_DEFAULT, ACCOUNTS_IN_MEMORY_MAX, ACCOUNTS_IN_MEMORY_MIN, LISTEN_DEFAULT};
+use crate::cluster::{Worker, peer, worker};
+use crate::config::{
+    ACCOUNTS_IN_MEMORY_DEFAULT, ACCOUNTS_IN_MEMORY_MAX, ACCOUNTS_IN_MEMORY_MIN, CAPACITY_MAX, DRAIN_GRACE_MAX_S,
+    INTERNAL_LISTEN_DEFAULT, LISTEN_DEFAULT,
+};
 use crate::embedded_pg::EmbeddedPg;
 use crate::http::{App, router, server};
+use crate::store::Database;
 use crate::telemetry::{logs, metric};
 
 /// How often the built-in PostgreSQL is looked after.
@@ -43,9 +47,64 @@ pub struct ServeArgs {
     )]
     accounts_in_memory: usize,
 
+    /// Address and port on which other workers reach this one, by HTTP/2. It must be reachable for them, and for
+    /// nobody else.
+    #[arg(long, env = "STEELYARD_INTERNAL_LISTEN", default_value = INTERNAL_LISTEN_DEFAULT, value_name = "ADDRESS")]
+    internal_listen: SocketAddr,
+
+    /// URL of the internal address as other workers see it [default: http:// and the internal address].
+    #[arg(long, env = "STEELYARD_ADVERTISE_URL", value_name = "URL")]
+    advertise_url: Option<String>,
+
+    /// Secret that workers share [default: one that is kept in their database].
+    #[arg(long, env = "STEELYARD_CLUSTER_SECRET", hide_env_values = true, value_name = "SECRET")]
+    cluster_secret: Option<String>,
+
+    /// How much of the work this worker takes, against the others' numbers.
+    #[arg(
+        long,
+        env = "STEELYARD_CAPACITY",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(i32).range(1..=CAPACITY_MAX),
+        value_name = "N"
+    )]
+    capacity: i32,
+
+    /// What this worker does. All answer the API.
+    #[arg(
+        long,
+        env = "STEELYARD_ROLES",
+        value_enum,
+        value_delimiter = ',',
+        default_values = ["api", "sequencer", "projector"],
+        value_name = "ROLES"
+    )]
+    roles: Vec<Role>,
+
+    /// Seconds for which a worker that is told to stop still takes new connections, while `/readyz` says 503.
+    #[arg(
+        long,
+        env = "STEELYARD_DRAIN_GRACE",
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=DRAIN_GRACE_MAX_S),
+        value_name = "SECONDS"
+    )]
+    drain_grace: u64,
+
+    /// PostgreSQL without a pooler before it, for the locks; needed where --database-url leads to a pooler.
+    #[arg(long, env = "STEELYARD_CLAIMS_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    claims_database_url: Option<String>,
+
     /// How log lines look.
     #[arg(long, env = "STEELYARD_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORMAT")]
     log_format: logs::Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Api,
+    Sequencer,
+    Projector,
 }
 
 fn accounts_in_memory(text: &str) -> Result<usize, String> {
@@ -65,23 +124,45 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("{} cannot be listened on; choose another with --listen", args.listen))?;
     let address = listener.local_addr()?;
+    let internal_listener = TcpListener::bind(args.internal_listen).await.with_context(|| {
+        format!("{} cannot be listened on; choose another with --internal-listen", args.internal_listen)
+    })?;
+    let internal_address = internal_listener.local_addr()?;
+    if args.advertise_url.is_none() && internal_address.ip().is_unspecified() {
+        anyhow::bail!("other workers cannot reach {internal_address}; say with --advertise-url where they do");
+    }
+    let internal_url = args.advertise_url.unwrap_or_else(|| format!("http://{internal_address}"));
     if !address.ip().is_loopback() {
         tracing::warn!(%address, "listening beyond this machine, and this release asks nobody who he is: keep it behind a network boundary");
     }
     let metrics = metric::install().map_err(|error| tracing::warn!(%error, "metrics are not collected")).ok();
     let opened = args.database.open().await?;
+    let database = opened.migrated().await?;
+    let claims_database = match &args.claims_database_url {
+        Some(url) => Database::new(url).context("the claims database's URL is not valid")?,
+        None => database.clone(),
+    };
+    let takes = |role| args.roles.contains(&role);
     let worker = Worker::start(worker::Options {
-        database: opened.migrated().await?,
+        claims_database,
         address: format!("http://{address}"),
+        internal_url: Some(internal_url),
+        secret: args.cluster_secret,
+        capacity: args.capacity,
+        roles: worker::Roles { sequencer: takes(Role::Sequencer), projector: takes(Role::Projector) },
         accounts_max: args.accounts_in_memory,
+        database,
         clock: Arc::new(SystemClock),
     })
     .await
     .context("the service could not start on the database")?;
     let app = Arc::new(App { worker, metrics });
-    tracing::info!(%address, "listening");
+    tracing::info!(%address, internal = %internal_address, "listening");
 
     let stop = CancellationToken::new();
+    let stop_internal = CancellationToken::new();
+    let internal = peer::router(app.worker.internal());
+    let served_internal = tokio::spawn(server::serve(internal_listener, internal, stop_internal.clone()));
     let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
     let signalled = async {
         let name = tokio::select! {
@@ -90,6 +171,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         };
         tracing::info!(signal = name, "draining: finishing what was accepted");
         app.worker.drain();
+        // New requests are taken meanwhile, and forwarded to those who take over.
+        tokio::join!(app.worker.handed_over(), tokio::time::sleep(Duration::from_secs(args.drain_grace)));
         stop.cancel();
     };
     match &opened.embedded {
@@ -98,6 +181,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     served.await.context("the server loop failed")?;
     app.worker.stop().await;
+    stop_internal.cancel();
+    served_internal.await.context("the internal server loop failed")?;
     app.worker.database.pool().close().await;
     opened.close().await?;
     tracing::info!("stopped");
@@ -117,7 +202,11 @@ async fn patrol(embedded: &EmbeddedPg, stop: CancellationToken) {
         patrols += 1;
         if !embedded.is_running() {
             tracing::warn!("the built-in PostgreSQL is not running; starting it");
-            if let Err(error) = embedded.start().await {
+            let started = tokio::select! {
+                () = stop.cancelled() => return,
+                started = embedded.start() => started,
+            };
+            if let Err(error) = started {
                 tracing::error!(%error, "the built-in PostgreSQL could not be started");
             }
         } else if patrols % UPGRADE_PATROLS == 0 && embedded.upgraded_underneath().unwrap_or(false) {

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::follow::Follower;
+use super::forward::{self, Routes};
+use super::peer::Peers;
 use super::{ClaimState, Renewals};
 use crate::clock::Clock;
 use crate::ledger::LedgerName;
@@ -27,6 +30,8 @@ pub struct Ledger {
     pub claim: watch::Sender<ClaimState>,
     /// Whether this worker sequences the ledger at this moment.
     pub serving: watch::Receiver<bool>,
+    /// The shards that this worker projects at this moment.
+    pub projecting: watch::Receiver<projector::service::ShardClaims>,
     /// When the oldest event that is not projected was recorded.
     pub oldest: watch::Receiver<Option<DateTime<Utc>>>,
 }
@@ -46,6 +51,9 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub renewals: Renewals,
     pub shard_claims: watch::Receiver<projector::service::ShardClaims>,
+    pub routes: watch::Receiver<Routes>,
+    pub peers: Peers,
+    pub look_again: Arc<Notify>,
 }
 
 /// All ledgers, by name.
@@ -54,6 +62,7 @@ pub struct Ledgers {
     by_name: RwLock<BTreeMap<Box<str>, Arc<Ledger>>>,
     sequencers: TaskTracker,
     projectors: TaskTracker,
+    forwarders: TaskTracker,
     stop_projectors: CancellationToken,
     /// Held while a ledger is started, so that none is started twice.
     starting: Mutex<()>,
@@ -66,6 +75,7 @@ impl Ledgers {
             by_name: RwLock::default(),
             sequencers: TaskTracker::new(),
             projectors: TaskTracker::new(),
+            forwarders: TaskTracker::new(),
             stop_projectors: CancellationToken::new(),
             starting: Mutex::default(),
         }
@@ -96,11 +106,14 @@ impl Ledgers {
     }
 
     fn start(&self, row: &LedgerRow) -> Arc<Ledger> {
-        let Shared { database, shard_count, accounts_max, clock, renewals, shard_claims } = &self.shared;
+        let Shared { database, shard_count, accounts_max, clock, renewals, shard_claims, routes, peers, look_again } =
+            &self.shared;
         let (handle, queue) = Handle::new();
         let (claim, claim_of_service) = watch::channel(ClaimState::Waiting);
         let (serving_of_service, serving) = watch::channel(false);
         let (oldest_of_service, oldest) = watch::channel(None);
+        let (acting, projecting) = watch::channel(projector::service::ShardClaims::default());
+        let (forward, to_forward) = mpsc::channel(forward::WAITING_MAX);
         let tail = Arc::new(Tail::new());
         let checkpoints = Arc::new(Checkpoints::new(*shard_count));
         let name: Arc<str> = Arc::from(row.name.as_str());
@@ -116,6 +129,25 @@ impl Ledgers {
             claim: claim_of_service,
             renewals: renewals.clone(),
             serving: serving_of_service,
+            forward,
+        };
+        let forwarder = forward::Forwarder {
+            ledger_id: row.ledger_id,
+            ledger: Arc::clone(&name),
+            peers: peers.clone(),
+            routes: routes.clone(),
+            serving: serving.clone(),
+            handle: handle.clone(),
+            look_again: Arc::clone(look_again),
+        };
+        let follower = Follower {
+            ledger_id: row.ledger_id,
+            database: database.clone(),
+            shard_count: *shard_count,
+            tail: Arc::clone(&tail),
+            checkpoints: Arc::clone(&checkpoints),
+            serving: serving.clone(),
+            claims: shard_claims.clone(),
         };
         let projector = projector::service::Service {
             ledger_id: row.ledger_id,
@@ -128,10 +160,13 @@ impl Ledgers {
             renewals: renewals.clone(),
             clock: Arc::clone(clock),
             pressure: handle.pressure(),
+            acting,
             oldest: oldest_of_service,
         };
         self.sequencers.spawn(sequencer.run(queue));
         self.projectors.spawn(projector.run(self.stop_projectors.clone()));
+        self.projectors.spawn(follower.run(self.stop_projectors.clone()));
+        self.forwarders.spawn(forwarder.run(to_forward));
         Arc::new(Ledger {
             ledger_id: row.ledger_id,
             name: row.name.clone(),
@@ -141,12 +176,14 @@ impl Ledgers {
             checkpoints,
             claim,
             serving,
+            projecting,
             oldest,
         })
     }
 
     /// Stops every service: sequencers first, which answer what they accepted,
-    /// then projectors, which write what was committed. Stopping twice is fine.
+    /// then what they passed on, then projectors, which write what was committed.
+    /// Stopping twice is fine.
     pub async fn stop(&self) {
         for ledger in self.all() {
             let before = ledger.claim.send_replace(ClaimState::Stopped);
@@ -156,6 +193,8 @@ impl Ledgers {
         }
         self.sequencers.close();
         self.sequencers.wait().await;
+        self.forwarders.close();
+        self.forwarders.wait().await;
         self.stop_projectors.cancel();
         self.projectors.close();
         self.projectors.wait().await;

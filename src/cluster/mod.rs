@@ -1,12 +1,17 @@
 //! Who does what: workers, their claims, and the ledgers they serve.
 //!
-//! In this release one worker holds every unit and the others stand by. What is
-//! to come (sharing the shards among workers, forwarding to the sequencer)
-//! belongs into this module: an assignment in place of "all", and a way from
-//! [`ledgers`] to another worker.
+//! [`worker`] is the process. Its [`session`] holds the locks and reconciles what
+//! it holds with the [`assignment`]; its [`ledgers`] run the services. What is
+//! another worker's it [`follow`]s and [`forward`]s to, by way of its [`peer`]s,
+//! in the form of [`wire`].
 
+pub mod assignment;
+pub mod follow;
+pub mod forward;
 pub mod ledgers;
+pub mod peer;
 pub mod session;
+pub mod wire;
 pub mod worker;
 
 use tokio::sync::mpsc;
@@ -22,7 +27,7 @@ use crate::store::claims::Unit;
 pub enum ClaimState {
     /// Not known yet, or lost and being won back: requests are held.
     Waiting,
-    /// Another worker holds it.
+    /// Another worker holds it, or is to: requests are forwarded.
     Standby,
     Held(Claim),
     /// The worker stops.

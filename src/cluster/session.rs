@@ -1,10 +1,12 @@
 //! The worker's session: one connection of its own that holds its advisory
 //! locks, says once a second that the worker lives, and is pinged by that.
 //!
-//! While the connection stands, the locks are ours; when it does not, nothing
-//! is: every claim is lost at once and won back from the beginning. That the
-//! locks are held is never remembered past a failed heartbeat, and nothing
-//! relies on it: appends and flushes carry their epochs.
+//! At every look it computes which units this worker should hold, gives back
+//! some that it should not, and claims those that it should. While the
+//! connection stands, the locks are ours; when it does not, nothing is: every
+//! claim is lost at once and won back from the beginning. That the locks are
+//! held is never remembered past a failed heartbeat, and nothing relies on it:
+//! appends and flushes carry their epochs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,21 +14,32 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::assignment::{Member, assign};
+use super::forward::{Route, Routes};
+use super::peer::Peers;
 use super::{ClaimState, Ledgers, Status};
 use crate::projector::service::ShardClaims;
 use crate::sequencer::Claim;
-use crate::store::claims::{self, Unit};
+use crate::store::claims::{self, LiveRow, Registration, Unit};
 use crate::store::{self, Database, Epoch, Error};
 use crate::telemetry::metric;
 
 /// Between heartbeats, by which others know that we live, and we that our session does.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Between tries at units that another worker holds: bounds a takeover.
+/// Between looks at who lives and who holds what: bounds a takeover.
 const CLAIM_TICK: Duration = Duration::from_millis(200);
+/// Between looks while units are being given back, or somebody asks to look.
+const CLAIM_TICK_MIN: Duration = Duration::from_millis(10);
+/// A worker takes part only when it has lived so long, so that one which starts,
+/// fails and starts again does not make everything move each time.
+const JOIN_DEBOUNCE_S: f64 = 1.5;
+/// Shards that a worker gives back per look, so that few pause at a time.
+const SHARDS_MOVED_MAX: usize = 8;
 /// A statement that takes longer on this connection means that it is dead.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Between tries at a database that is not there.
@@ -34,11 +47,17 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 pub struct Session {
     pub database: Database,
-    pub address: String,
+    pub registration: Registration,
     pub ledgers: Arc<Ledgers>,
     pub shard_claims: watch::Sender<ShardClaims>,
+    pub routes: watch::Sender<Routes>,
     pub status: watch::Sender<Status>,
     pub renewals: mpsc::Receiver<Unit>,
+    pub peers: Peers,
+    /// Rung by whoever has reason to believe that claims have changed.
+    pub look_again: Arc<Notify>,
+    /// Whether this worker stops and has nothing left that another could take.
+    pub handed_over: watch::Sender<bool>,
     pub stop: CancellationToken,
 }
 
@@ -47,7 +66,16 @@ struct Held {
     conn: PgConnection,
     worker_id: Uuid,
     epochs: BTreeMap<Unit, Epoch>,
+    /// Of those, the ones that are being given back: nobody here works with them
+    /// any more, or is about to stop.
+    leaving: BTreeSet<Unit>,
+    /// Where the other workers that live take requests.
+    others: Vec<Arc<str>>,
+    /// Words to them that are on their way.
+    nudges: JoinSet<()>,
     heartbeat_at: Instant,
+    /// Whether the others have been told that this worker stops.
+    draining: bool,
 }
 
 enum Ended {
@@ -91,19 +119,32 @@ impl Session {
         let mut conn = self.database.connect_owner().await?;
         // New at every join, so that nobody mistakes it for its former self.
         let worker_id = new_worker_id();
-        claims::register(&mut conn, worker_id, &self.address, env!("CARGO_PKG_VERSION")).await?;
+        claims::register(&mut conn, worker_id, &self.registration).await?;
         tracing::info!(%worker_id, "joined");
-        Ok(Held { conn, worker_id, epochs: BTreeMap::new(), heartbeat_at: Instant::now() })
+        Ok(Held {
+            conn,
+            worker_id,
+            epochs: BTreeMap::new(),
+            leaving: BTreeSet::new(),
+            others: Vec::new(),
+            nudges: JoinSet::new(),
+            heartbeat_at: Instant::now(),
+            draining: false,
+        })
     }
 
     async fn hold(&mut self, held: &mut Held) -> Ended {
         loop {
-            match tokio::time::timeout(STATEMENT_TIMEOUT * 2, self.tick(held)).await {
+            let looked_at = Instant::now();
+            match tokio::time::timeout(STATEMENT_TIMEOUT * 2, self.look(held)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Ended::Lost(error),
                 Err(_) => return Ended::Lost(store::error::timed_out("the claims connection does not answer")),
             }
             self.report(held);
+            while held.nudges.try_join_next().is_some() {}
+            let soon = CLAIM_TICK_MIN.saturating_sub(looked_at.elapsed());
+            let pause = if held.leaving.is_empty() { CLAIM_TICK } else { soon };
             tokio::select! {
                 () = self.stop.cancelled() => return Ended::Stopped,
                 Some(unit) = self.renewals.recv() => match self.renew(held, unit).await {
@@ -111,35 +152,135 @@ impl Session {
                     Ok(false) => return Ended::Deposed(unit),
                     Err(error) => return Ended::Lost(error),
                 },
-                () = tokio::time::sleep(CLAIM_TICK) => {}
+                () = async { self.look_again.notified().await; tokio::time::sleep(soon).await } => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Beats, and claims what is free.
-    async fn tick(&self, held: &mut Held) -> Result<(), Error> {
-        if held.heartbeat_at.elapsed() >= HEARTBEAT {
-            claims::heartbeat(&mut held.conn, held.worker_id).await?;
+    /// Beats, gives back what others should hold, and claims what it should hold.
+    async fn look(&self, held: &mut Held) -> Result<(), Error> {
+        let draining = *self.status.borrow() == Status::Draining;
+        if held.heartbeat_at.elapsed() >= HEARTBEAT || draining != held.draining {
+            claims::heartbeat(&mut held.conn, held.worker_id, draining).await?;
             held.heartbeat_at = Instant::now();
+            if draining && !held.draining {
+                self.nudge(held);
+            }
+            held.draining = draining;
         }
         for row in store::ledgers::list(&mut held.conn).await? {
             self.ledgers.ensure(&row);
         }
-        let missing: Vec<Unit> = self.units().into_iter().filter(|unit| !held.epochs.contains_key(unit)).collect();
+        let live = claims::live(&mut held.conn).await?;
+        let holders = holders(&claims::list(&mut held.conn).await?, &live);
+        self.publish_routes(held, &live, &holders);
+        let assigned = assign(&members(&live), &holders, &self.units());
+        self.give_back(held, &assigned).await?;
+        self.claim(held, &assigned).await?;
+        gauge!(metric::WORKERS).set(live.len() as f64);
+        gauge!(metric::UNITS_UNOWNED).set((self.units().len().saturating_sub(holders.len())) as f64);
+        let elsewhere = |unit: &Unit| assigned.get(unit).is_some_and(|worker_id| *worker_id != held.worker_id);
+        self.handed_over.send_replace(held.draining && !held.epochs.keys().any(elsewhere));
+        Ok(())
+    }
+
+    /// Stops working with units that another worker should hold, some at a time,
+    /// and gives back those with which nobody here works any more. What nobody
+    /// else could take stays.
+    async fn give_back(&self, held: &mut Held, assigned: &BTreeMap<Unit, Uuid>) -> Result<(), Error> {
+        let elsewhere = |unit: &Unit| assigned.get(unit).is_some_and(|worker_id| *worker_id != held.worker_id);
+        let shards_max = if held.draining { usize::MAX } else { SHARDS_MOVED_MAX };
+        let shards_leaving = held.leaving.iter().filter(|unit| matches!(unit, Unit::Projector(_))).count();
+        let staying = held.epochs.keys().filter(|unit| !held.leaving.contains(unit) && elsewhere(unit)).copied();
+        let (sequencers, shards): (Vec<Unit>, Vec<Unit>) =
+            staying.partition(|unit| matches!(unit, Unit::Sequencer(_)));
+        let shards = shards.into_iter().take(shards_max.saturating_sub(shards_leaving));
+        let leaving: Vec<Unit> = sequencers.into_iter().chain(shards).collect();
+        if !leaving.is_empty() {
+            tracing::info!(units = leaving.len(), "giving units to other workers");
+            held.leaving.extend(leaving);
+            self.publish_shards(held);
+            self.publish_standby(held);
+        }
+        let quiet: Vec<Unit> = held.leaving.iter().filter(|unit| self.is_quiet(**unit)).copied().collect();
+        if quiet.is_empty() {
+            return Ok(());
+        }
+        claims::release(&mut held.conn, held.worker_id, &quiet).await?;
+        for unit in &quiet {
+            held.leaving.remove(unit);
+            held.epochs.remove(unit);
+        }
+        self.nudge(held);
+        Ok(())
+    }
+
+    /// Whether nothing here works with the unit any more.
+    fn is_quiet(&self, unit: Unit) -> bool {
+        self.ledgers.all().iter().all(|ledger| match unit {
+            Unit::Sequencer(ledger_id) => ledger.ledger_id != ledger_id || !*ledger.serving.borrow(),
+            Unit::Projector(shard) => !ledger.projecting.borrow().contains_key(&shard),
+        })
+    }
+
+    /// Claims what is assigned to this worker and free, or held by one that is gone.
+    async fn claim(&self, held: &mut Held, assigned: &BTreeMap<Unit, Uuid>) -> Result<(), Error> {
+        let mine = assigned.iter().filter(|(_, worker_id)| **worker_id == held.worker_id);
+        let missing: Vec<Unit> =
+            mine.map(|(unit, _)| *unit).filter(|unit| !held.epochs.contains_key(unit)).collect();
         if missing.is_empty() {
+            gauge!(metric::CLAIMS_DENIED).set(0.0);
             return Ok(());
         }
         let mut free = claims::try_lock(&mut held.conn, &missing).await?;
         if free.len() < missing.len() {
             free.extend(self.evict_stale(held, &missing, &free).await?);
         }
+        gauge!(metric::CLAIMS_DENIED).set((missing.len() - free.len()) as f64);
         let raised = claims::raise(&mut held.conn, held.worker_id, &free).await?;
+        let sequencers = raised.iter().any(|(unit, _)| matches!(unit, Unit::Sequencer(_)));
         for (unit, epoch) in raised {
             held.epochs.insert(unit, epoch);
             self.publish(unit, epoch);
         }
         self.publish_shards(held);
+        if sequencers {
+            // So that the others find the way at once.
+            self.nudge(held);
+        }
         Ok(())
+    }
+
+    /// Tells the other workers to look again.
+    fn nudge(&self, held: &mut Held) {
+        for url in &held.others {
+            let (peers, url) = (self.peers.clone(), Arc::clone(url));
+            held.nudges.spawn(async move { peers.nudge(&url).await });
+        }
+    }
+
+    /// Where each ledger is sequenced that this worker does not sequence itself.
+    fn publish_routes(&self, held: &mut Held, live: &[LiveRow], holders: &BTreeMap<Unit, Uuid>) {
+        let urls: BTreeMap<Uuid, Arc<str>> = live
+            .iter()
+            .filter(|row| row.worker_id != held.worker_id)
+            .filter_map(|row| Some((row.worker_id, Arc::from(row.internal_url.as_deref()?))))
+            .collect();
+        let routes: BTreeMap<_, _> = holders
+            .iter()
+            .filter_map(|(unit, worker_id)| match unit {
+                Unit::Sequencer(ledger_id) => {
+                    let route = Route { worker_id: *worker_id, url: Arc::clone(urls.get(worker_id)?) };
+                    Some((*ledger_id, route))
+                }
+                Unit::Projector(_) => None,
+            })
+            .collect();
+        held.others = urls.into_values().collect();
+        if **self.routes.borrow() != routes {
+            self.routes.send_replace(Arc::new(routes));
+        }
     }
 
     /// Takes from workers that are gone but whose sessions are not: the epoch
@@ -163,7 +304,7 @@ impl Session {
 
     /// A new epoch for a unit of ours; `false` when it is ours no more.
     async fn renew(&self, held: &mut Held, unit: Unit) -> Result<bool, Error> {
-        if !held.epochs.contains_key(&unit) {
+        if !held.epochs.contains_key(&unit) || held.leaving.contains(&unit) {
             return Ok(true);
         }
         let renewed = claims::renew(&mut held.conn, held.worker_id, unit);
@@ -177,7 +318,7 @@ impl Session {
         Ok(true)
     }
 
-    /// Everything there is to do. Here an assignment among workers will choose.
+    /// Everything there is to do.
     fn units(&self) -> Vec<Unit> {
         let ledgers = self.ledgers.all().into_iter().map(|ledger| Unit::Sequencer(ledger.ledger_id));
         ledgers.chain((0..self.ledgers.shard_count()).map(Unit::Projector)).collect()
@@ -195,6 +336,7 @@ impl Session {
         let shards: BTreeMap<_, _> = held
             .epochs
             .iter()
+            .filter(|(unit, _)| !held.leaving.contains(unit))
             .filter_map(|(unit, epoch)| match unit {
                 Unit::Projector(shard) => Some((*shard, *epoch)),
                 Unit::Sequencer(_) => None,
@@ -205,22 +347,27 @@ impl Session {
         }
     }
 
-    fn report(&self, held: &Held) {
-        gauge!(metric::CLAIMS_HELD).set(held.epochs.len() as f64);
-        let ledgers = self.ledgers.all();
-        let mut missing = 0;
-        for ledger in &ledgers {
-            if !held.epochs.contains_key(&Unit::Sequencer(ledger.ledger_id)) {
-                missing += 1;
+    /// Ledgers that this worker does not sequence, or not any more.
+    fn publish_standby(&self, held: &Held) {
+        for ledger in self.ledgers.all() {
+            let unit = Unit::Sequencer(ledger.ledger_id);
+            if !held.epochs.contains_key(&unit) || held.leaving.contains(&unit) {
                 replace(&ledger.claim, ClaimState::Standby);
             }
         }
-        let status = if missing > 0 {
-            Status::Standby
-        } else if ledgers.iter().all(|ledger| *ledger.serving.borrow()) {
-            Status::Serving
-        } else {
-            Status::Starting("the sequencer is loading".to_owned())
+    }
+
+    fn report(&self, held: &Held) {
+        gauge!(metric::CLAIMS_HELD).set(held.epochs.len() as f64);
+        self.publish_standby(held);
+        let routes = Arc::clone(&self.routes.borrow());
+        let reached = |ledger: &super::Ledger| *ledger.serving.borrow() || routes.contains_key(&ledger.ledger_id);
+        let status = match self.ledgers.all().iter().find(|ledger| !reached(ledger)) {
+            None => Status::Serving,
+            Some(ledger) if held.epochs.contains_key(&Unit::Sequencer(ledger.ledger_id)) => {
+                Status::Starting("the sequencer is loading".to_owned())
+            }
+            Some(ledger) => Status::Starting(format!("no worker sequences ledger {} yet", ledger.name)),
         };
         self.status.send_if_modified(|known| {
             // Draining is for good, whatever is still held.
@@ -248,7 +395,14 @@ impl Session {
             replace(&ledger.claim, ClaimState::Waiting);
         }
         self.shard_claims.send_replace(ShardClaims::default());
-        self.status.send_replace(Status::Starting("claims are being won back".to_owned()));
+        self.routes.send_replace(Routes::default());
+        self.status.send_if_modified(|known| {
+            let draining = *known == Status::Draining;
+            if !draining {
+                *known = Status::Starting("claims are being won back".to_owned());
+            }
+            !draining
+        });
     }
 
     /// Gives everything back. Sequencers and projectors have stopped by now.
@@ -263,20 +417,41 @@ impl Session {
     }
 }
 
+/// The workers among which units are shared out: not those that stop, and not
+/// those that have only just come, unless there are no others.
+fn members(live: &[LiveRow]) -> Vec<Member> {
+    let settled = live.iter().any(|row| !row.draining && row.age_s >= JOIN_DEBOUNCE_S);
+    live.iter()
+        .filter(|row| !row.draining && (!settled || row.age_s >= JOIN_DEBOUNCE_S))
+        .map(|row| Member {
+            worker_id: row.worker_id,
+            capacity: u32::try_from(row.capacity).unwrap_or(1),
+            sequencer: row.sequencer,
+            projector: row.projector,
+        })
+        .collect()
+}
+
+/// Who holds what, of those that live.
+fn holders(claims: &[claims::ClaimRow], live: &[LiveRow]) -> BTreeMap<Unit, Uuid> {
+    let lives = |worker_id: &Uuid| live.iter().any(|row| row.worker_id == *worker_id);
+    claims.iter().filter_map(|row| Some((row.unit, row.worker_id.filter(lives)?))).collect()
+}
+
 /// Puts a new state in place of the old one; a claim that goes is cancelled.
 fn replace(claim: &watch::Sender<ClaimState>, state: ClaimState) {
-    let unchanged = matches!(
-        (&*claim.borrow(), &state),
-        (ClaimState::Standby, ClaimState::Standby)
-            | (ClaimState::Waiting, ClaimState::Waiting)
-            | (ClaimState::Stopped, _)
-    );
-    if unchanged {
-        return;
-    }
-    if let ClaimState::Held(old) = claim.send_replace(state) {
-        old.lost.cancel();
-    }
+    claim.send_if_modified(|present| {
+        let unchanged = matches!(
+            (&*present, &state),
+            (ClaimState::Standby, ClaimState::Standby)
+                | (ClaimState::Waiting, ClaimState::Waiting)
+                | (ClaimState::Stopped, _)
+        );
+        if !unchanged && let ClaimState::Held(old) = std::mem::replace(present, state) {
+            old.lost.cancel();
+        }
+        !unchanged
+    });
 }
 
 #[expect(clippy::disallowed_methods, reason = "a worker's id is no part of any history")]

@@ -74,7 +74,6 @@ codes! {
     BalanceLimitExceeded "balance_limit_exceeded" 422 "A balance would exceed its limit" "The decision is recorded and final for this key."
     InternalError "internal_error" 500 "Something went wrong on our side" "Try again with the same key; tell the operator the X-Request-Id if it persists."
     Overloaded "overloaded" 503 "Too many requests are waiting" "Try again with the same key after Retry-After seconds. Nothing was recorded."
-    Standby "standby" 503 "This worker stands by" "Try again with the same key; a load balancer sends you to the serving worker. Nothing was recorded."
     Unavailable "unavailable" 503 "The ledger cannot be reached at the moment" "Try again with the same key after Retry-After seconds. Nothing was recorded."
     OutcomeUnknown "outcome_unknown" 504 "Whether the request was recorded is not known yet" "Try again with the same key: if it was recorded, you get its answer; if not, it is done now."
     ProjectionBehind "projection_behind" 504 "The projections have not reached the position yet" "Try again after Retry-After seconds, or read with ?consistency=eventual."
@@ -174,7 +173,7 @@ impl Problem {
         let leg = |leg: usize| format!("{base}/{}", if leg == 0 { "from" } else { "to" });
         let asset_field = || format!("{base}/asset");
         match refusal {
-            Refusal::Invalid(rule) => Self::invalid(base, *rule),
+            Refusal::Invalid(rule) => Self::invalid(base, rule.as_ref()),
             Refusal::SameAccount(code) => {
                 Self::new(Code::SameAccount, format!("from and to are both {code}")).at(leg(1))
             }
@@ -229,8 +228,7 @@ impl From<Unavailable> for Problem {
     fn from(reason: Unavailable) -> Self {
         let code = match reason {
             Unavailable::Overloaded | Unavailable::ProjectionsBehind => Code::Overloaded,
-            Unavailable::Standby => Code::Standby,
-            Unavailable::TimedOut => Code::Unavailable,
+            Unavailable::Standby | Unavailable::TimedOut => Code::Unavailable,
             Unavailable::OutcomeUnknown => Code::OutcomeUnknown,
             Unavailable::Defect => Code::InternalError,
         };

@@ -13,7 +13,6 @@ use super::problem::{Code, Problem};
 use crate::cluster::Ledger;
 use crate::ledger::Position;
 use crate::sequencer::{Answer, REQUEST_DEADLINE, Unavailable, Work};
-use crate::store::{Database, events, projections};
 
 /// A read waits so long for the projections.
 const PROJECTION_WAIT: Duration = Duration::from_secs(1);
@@ -43,19 +42,12 @@ impl Freshness {
 ///
 /// # Errors
 /// `projection_behind`; 503 when there is no sequencer to ask.
-pub async fn projections_at(ledger: &Ledger, database: &Database, freshness: Freshness) -> Result<Position, Problem> {
+pub async fn projections_at(ledger: &Ledger, freshness: Freshness) -> Result<Position, Problem> {
     let wanted = match (freshness.min_position, freshness.is_eventual()) {
         (Some(position), _) => position,
         (None, true) => 0,
         (None, false) => head(ledger).await?,
     };
-    let serves = *ledger.serving.borrow();
-    if !serves {
-        // Another worker projects: ask the table.
-        let checkpoints = projections::checkpoints(database.pool(), ledger.ledger_id).await?;
-        let reached = checkpoints.iter().map(|(_, position)| *position).min().unwrap_or(0);
-        return if reached >= wanted { Ok(reached) } else { Err(behind(wanted, reached)) };
-    }
     if tokio::time::timeout(PROJECTION_WAIT, ledger.checkpoints.reached(wanted)).await.is_err() {
         return Err(behind(wanted, ledger.checkpoints.lowest()));
     }
@@ -84,14 +76,8 @@ pub async fn ask(ledger: &Ledger, read: Work) -> Result<Answer, Problem> {
 ///
 /// # Errors
 /// `projection_behind`; 503 when the database cannot be asked.
-pub async fn log_at(ledger: &Ledger, database: &Database, min_position: Option<Position>) -> Result<Position, Problem> {
+pub async fn log_at(ledger: &Ledger, min_position: Option<Position>) -> Result<Position, Problem> {
     let wanted = min_position.unwrap_or(0);
-    let serves = *ledger.serving.borrow();
-    if !serves {
-        // Another worker appends: ask the table.
-        let head = events::head(database.pool(), ledger.ledger_id).await?.map_or(0, |(position, _)| position);
-        return if head >= wanted { Ok(head) } else { Err(behind(wanted, head)) };
-    }
     let mut heads = ledger.tail.subscribe();
     let reached = heads.wait_for(|head| *head >= wanted);
     match tokio::time::timeout(PROJECTION_WAIT, reached).await {

@@ -96,7 +96,7 @@ pub fn event(command: &Command, fact: Fact, idempotency_key: Option<Arc<str>>, a
 
 fn define_asset(book: &Book, code: &AssetCode, scale: u8) -> Verdict {
     if scale > SCALE_MAX {
-        return Verdict::Refuse(Refusal::Invalid("an asset has at most 37 decimals"));
+        return Verdict::Refuse(Refusal::Invalid("an asset has at most 37 decimals".into()));
     }
     match book.asset_scale(code) {
         None => Verdict::Record(Fact::AssetDefined { code: code.clone(), scale }),
@@ -109,7 +109,7 @@ fn open_account(book: &Book, open: &OpenAccount) -> Verdict {
     if let (Some(floor), Some(cap)) = (open.limits.min_balance, open.limits.max_balance)
         && floor > cap
     {
-        return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance"));
+        return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance".into()));
     }
     if let Some(account) = book.account(&open.code) {
         let same = account.asset == open.asset
@@ -182,13 +182,13 @@ fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -> Result<Tr
 fn check_request(request: &TransactionRequest) -> Result<(), Refusal> {
     let legs = &request.legs;
     if !(2..=LEGS_MAX).contains(&legs.len()) {
-        return Err(Refusal::Invalid("a transaction has 2 to 256 legs"));
+        return Err(Refusal::Invalid("a transaction has 2 to 256 legs".into()));
     }
     if !legs.iter().all(|leg| leg.amount.is_positive()) {
-        return Err(Refusal::Invalid("an amount is more than zero"));
+        return Err(Refusal::Invalid("an amount is more than zero".into()));
     }
     if !is_balanced(legs) {
-        return Err(Refusal::Invalid("debits and credits are equal for every asset"));
+        return Err(Refusal::Invalid("debits and credits are equal for every asset".into()));
     }
     let first = &legs[0].account;
     if legs.iter().all(|leg| leg.account == *first) {

@@ -26,7 +26,7 @@ use super::name::{AccountCode, AssetCode};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
     /// A rule that the type system does not hold. Says which.
-    Invalid(&'static str),
+    Invalid(std::borrow::Cow<'static, str>),
     /// A transaction of one account with itself.
     SameAccount(AccountCode),
     /// Legs (by index) whose account does not exist.

@@ -1,8 +1,8 @@
 //! How far the projections of one ledger are, in memory.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::ledger::Position;
 use crate::store::Shard;
@@ -13,12 +13,15 @@ use crate::store::Shard;
 pub struct Checkpoints {
     positions: Box<[AtomicU64]>,
     lowest: watch::Sender<Position>,
+    /// Readers that wait, and the bell that they ring when they begin.
+    waiting: AtomicUsize,
+    wanted: Notify,
 }
 
 impl Checkpoints {
     pub fn new(shard_count: Shard) -> Self {
         let positions = (0..shard_count).map(|_| AtomicU64::new(0)).collect();
-        Self { positions, lowest: watch::Sender::new(0) }
+        Self { positions, lowest: watch::Sender::new(0), waiting: AtomicUsize::new(0), wanted: Notify::new() }
     }
 
     pub fn get(&self, shard: Shard) -> Position {
@@ -42,9 +45,55 @@ impl Checkpoints {
         self.lowest.send_replace(self.lowest());
     }
 
+    /// Takes in what other workers have reached; nothing goes back. Answers
+    /// whether anything moved.
+    pub fn advance(&self, checkpoints: impl IntoIterator<Item = (Shard, Position)>) -> bool {
+        let mut moved = false;
+        for (shard, position) in checkpoints {
+            if let Some(slot) = usize::try_from(shard).ok().and_then(|shard| self.positions.get(shard)) {
+                moved |= slot.fetch_max(position, Ordering::AcqRel) < position;
+            }
+        }
+        if moved {
+            self.lowest.send_replace(self.lowest());
+        }
+        moved
+    }
+
+    /// Whether a reader waits for them to move.
+    pub fn are_awaited(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits until a reader begins to wait.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
     /// Waits until every shard has reached `position`. The caller sets the deadline.
     pub async fn reached(&self, position: Position) {
+        if self.lowest() >= position {
+            return;
+        }
+        let _waiting = Waiting::new(&self.waiting);
+        self.wanted.notify_one();
         // The sender lives in self, so the wait can only end well.
         _ = self.lowest.subscribe().wait_for(|lowest| *lowest >= position).await;
+    }
+}
+
+/// Counts a reader for as long as it waits, also when it gives up.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

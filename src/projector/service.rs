@@ -66,6 +66,9 @@ pub struct Service {
     pub clock: Arc<dyn Clock>,
     /// Items waiting in the sequencer's queue.
     pub pressure: Arc<AtomicUsize>,
+    /// The claims that it works with at this moment: a shard that is not in them
+    /// is not written any more.
+    pub acting: watch::Sender<ShardClaims>,
     /// When the oldest event that is not projected was recorded.
     pub oldest: watch::Sender<Option<DateTime<Utc>>>,
 }
@@ -101,6 +104,14 @@ impl Service {
     }
 
     async fn project(&mut self, head: &mut watch::Receiver<Position>, stop: &CancellationToken) -> Result<(), Error> {
+        // A worker without shards needs no connections for them.
+        while self.claims.borrow_and_update().is_empty() {
+            self.acting.send_replace(ShardClaims::default());
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                changed = self.claims.changed() => if changed.is_err() { return Ok(()) },
+            }
+        }
         let mut conns = Vec::with_capacity(FLUSH_PARTS_MAX);
         for _ in 0..FLUSH_PARTS_MAX {
             conns.push(self.database.connect_serving().await?);
@@ -108,8 +119,18 @@ impl Service {
         let mut reader = self.database.connect_serving().await?;
         self.reload(&mut reader).await?;
         let mut prepared: Option<Prepared> = None;
+        let mut known = ShardClaims::default();
         loop {
             let claims = Arc::clone(&self.claims.borrow_and_update());
+            if claims != known {
+                // What is new was another worker's, who knows how far it got.
+                if claims.iter().any(|(shard, epoch)| known.get(shard) != Some(epoch)) {
+                    self.reload(&mut reader).await?;
+                }
+                prepared = None;
+                known = Arc::clone(&claims);
+                self.acting.send_replace(Arc::clone(&claims));
+            }
             if prepared.is_none() {
                 prepared = self.prepare(&mut reader, &claims, self.positions(&claims)).await?;
             }

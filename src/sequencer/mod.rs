@@ -62,7 +62,8 @@ pub enum Work {
 }
 
 impl Work {
-    fn items(&self) -> usize {
+    /// What it counts against the bounds of queues and frames.
+    pub fn items(&self) -> usize {
         match self {
             Self::Each(items) => items.len(),
             Self::Atomic { commands, .. } => commands.len(),
@@ -110,8 +111,9 @@ pub enum Unavailable {
     /// Projections are too far behind the log. Nothing was recorded.
     #[error("the projections are too far behind the log")]
     ProjectionsBehind,
-    /// Another worker holds the ledger. Nothing was recorded.
-    #[error("another worker serves this ledger; this one stands by")]
+    /// This worker does not sequence the ledger, and was asked by one that
+    /// thought so. Nothing was recorded. No client sees it.
+    #[error("another worker sequences this ledger")]
     Standby,
     /// The ledger had no sequencer within the deadline. Nothing was recorded.
     #[error("the ledger could not be reached in time")]
@@ -133,6 +135,11 @@ pub struct Submission {
     reply: oneshot::Sender<Result<Answer, Unavailable>>,
     /// What it needs has been fetched: what is still missing does not exist.
     prefetched: bool,
+    /// It came from another worker, which knows what to do when this one does
+    /// not sequence the ledger: it is not passed on once more.
+    forwarded: bool,
+    /// It was sent to another worker whose answer never came: it may have been recorded.
+    pub asked: bool,
     _ticket: Ticket,
 }
 
@@ -185,6 +192,27 @@ impl Handle {
     /// [`Unavailable::Overloaded`] at once when the queue is full, and the
     /// others as they say.
     pub async fn submit(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
+        self.enqueue(work, deadline, false).await
+    }
+
+    /// The same for a request from another worker. [`Unavailable::Standby`] when
+    /// this worker does not sequence the ledger.
+    ///
+    /// # Errors
+    /// Those of [`Self::submit`].
+    pub async fn submit_forwarded(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
+        self.enqueue(work, deadline, true).await
+    }
+
+    /// Puts a request back that was to be forwarded, now that this worker
+    /// sequences the ledger. It keeps its place in the count.
+    pub fn give_back(&self, submission: Submission) {
+        if let Err(error) = self.queue.try_send(submission) {
+            error.into_inner().answer(Err(Unavailable::Overloaded));
+        }
+    }
+
+    async fn enqueue(&self, work: Work, deadline: Instant, forwarded: bool) -> Result<Answer, Unavailable> {
         let items = work.items();
         let before = self.depth.fetch_add(items, Ordering::Relaxed);
         let ticket = Ticket { depth: Arc::clone(&self.depth), items };
@@ -192,7 +220,7 @@ impl Handle {
             return Err(Unavailable::Overloaded);
         }
         let (reply, answer) = oneshot::channel();
-        let submission = Submission { work, deadline, reply, prefetched: false, _ticket: ticket };
+        let submission = Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, _ticket: ticket };
         self.queue.try_send(submission).map_err(|_| Unavailable::Overloaded)?;
         answer.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
     }

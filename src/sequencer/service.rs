@@ -32,6 +32,8 @@ pub struct Service {
     pub renewals: Renewals,
     /// Whether an engine is serving.
     pub serving: watch::Sender<bool>,
+    /// The way to the worker that sequences the ledger when this one does not.
+    pub forward: mpsc::Sender<Submission>,
 }
 
 /// What waits while no engine serves.
@@ -83,7 +85,7 @@ impl Service {
                 ClaimState::Standby => {
                     self.resolve_as_standby(waiting).await;
                     for submission in waiting.requests.drain(..) {
-                        submission.answer(Err(Unavailable::Standby));
+                        self.pass_on(submission);
                     }
                 }
                 ClaimState::Held(_) | ClaimState::Waiting => {}
@@ -93,6 +95,16 @@ impl Service {
                 Some(submission) = queue.recv() => waiting.requests.push_back(submission),
                 _ = tick.tick() => expire(waiting),
             }
+        }
+    }
+
+    /// A request for a ledger that another worker has.
+    fn pass_on(&self, submission: Submission) {
+        if submission.forwarded {
+            return submission.answer(Err(Unavailable::Standby));
+        }
+        if let Err(error) = self.forward.try_send(submission) {
+            error.into_inner().answer(Err(Unavailable::Overloaded));
         }
     }
 

@@ -8,9 +8,9 @@ use tokio::sync::watch;
 
 use crate::ledger::{Event, Position};
 
-/// Committed events that memory keeps, some 100 MB of payments. Readers that
-/// are further behind read by position.
-const TAIL_EVENTS_MAX: usize = 200_000;
+/// Committed events that memory keeps, some 35 MB of payments: what two flushes
+/// write and what arrives meanwhile. Readers that are further behind read by position.
+const TAIL_EVENTS_MAX: usize = 60_000;
 
 /// Events that were appended together.
 #[derive(Debug)]
@@ -76,6 +76,16 @@ impl Tail {
     pub fn reset(&self, head: Position) {
         *self.lock() = Recent::default();
         self.head.send_replace(head);
+    }
+
+    /// What another worker has appended: moves the head there, and never back.
+    /// Answers whether it moved.
+    pub fn follow(&self, head: Position) -> bool {
+        let ahead = head > self.head();
+        if ahead {
+            self.reset(head);
+        }
+        ahead
     }
 
     /// The batches with everything after `after`, up to about `events_max`

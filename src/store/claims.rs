@@ -39,16 +39,40 @@ pub struct Stale {
     pub backend_start: chrono::DateTime<chrono::Utc>,
 }
 
-/// Makes a worker known.
-pub async fn register(conn: &mut PgConnection, worker_id: Uuid, address: &str, version: &str) -> Result<(), Error> {
+/// What a worker says of itself when it joins.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// Where clients reach it.
+    pub address: String,
+    /// Where other workers reach it.
+    pub internal_url: Option<String>,
+    pub version: String,
+    /// Its weight against the others.
+    pub capacity: i32,
+    /// Whether it takes sequencers.
+    pub sequencer: bool,
+    /// Whether it takes shards.
+    pub projector: bool,
+}
+
+/// Makes a worker known, with the session that this connection is.
+pub async fn register(conn: &mut PgConnection, worker_id: Uuid, worker: &Registration) -> Result<(), Error> {
     sqlx::query!(
         r#"
-        INSERT INTO workers (worker_id, advertised_address, version) VALUES ($1, $2, $3)
-        ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = clock_timestamp()
+        INSERT INTO workers (
+            worker_id, advertised_address, version, internal_url, capacity, sequencer, projector,
+            backend_pid, backend_start
+        )
+        SELECT $1, $2, $3, $4, $5, $6, $7, a.pid, a.backend_start
+        FROM pg_stat_activity a WHERE a.pid = pg_backend_pid()
         "#,
         worker_id,
-        address,
-        version
+        worker.address,
+        worker.version,
+        worker.internal_url,
+        worker.capacity,
+        worker.sequencer,
+        worker.projector
     )
     .execute(&mut *conn)
     .await?;
@@ -59,11 +83,85 @@ pub async fn register(conn: &mut PgConnection, worker_id: Uuid, address: &str, v
     Ok(())
 }
 
-/// Says that the worker lives. Also proves that the session with its locks does.
-pub async fn heartbeat(conn: &mut PgConnection, worker_id: Uuid) -> Result<(), Error> {
-    sqlx::query!("UPDATE workers SET heartbeat_at = clock_timestamp() WHERE worker_id = $1", worker_id)
-        .execute(conn)
+/// Says that the worker lives, and whether it is about to stop. Also proves that
+/// the session with its locks lives.
+pub async fn heartbeat(conn: &mut PgConnection, worker_id: Uuid, draining: bool) -> Result<(), Error> {
+    sqlx::query!(
+        "UPDATE workers SET heartbeat_at = clock_timestamp(), draining = $2 WHERE worker_id = $1",
+        worker_id,
+        draining
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A worker that lives: heard of lately, and its session is there. One that was
+/// killed is gone with its session, at once.
+#[derive(Clone, Debug)]
+pub struct LiveRow {
+    pub worker_id: Uuid,
+    pub internal_url: Option<String>,
+    pub capacity: i32,
+    pub sequencer: bool,
+    pub projector: bool,
+    pub draining: bool,
+    /// Since it joined.
+    pub age_s: f64,
+}
+
+/// All workers that live.
+pub async fn live(conn: &mut PgConnection) -> Result<Vec<LiveRow>, Error> {
+    Ok(sqlx::query_as!(
+        LiveRow,
+        r#"
+        SELECT w.worker_id, w.internal_url, w.capacity, w.sequencer, w.projector, w.draining,
+               extract(epoch FROM clock_timestamp() - w.started_at)::float8 AS "age_s!"
+        FROM workers w
+        JOIN pg_stat_activity a ON a.pid = w.backend_pid AND a.backend_start = w.backend_start
+        WHERE w.heartbeat_at >= clock_timestamp() - make_interval(secs => $1)
+        ORDER BY w.worker_id
+        "#,
+        STALE_AFTER_S
+    )
+    .fetch_all(conn)
+    .await?)
+}
+
+/// Gives units back: says first that nobody holds them, and then unlocks them.
+/// Their epochs stay; whoever takes them raises those.
+pub async fn release(conn: &mut PgConnection, worker_id: Uuid, units: &[Unit]) -> Result<(), Error> {
+    let ledgers: Vec<LedgerId> = units.iter().filter_map(|unit| sequencer_of(*unit)).collect();
+    let shards: Vec<Shard> = units.iter().filter_map(|unit| shard_of(*unit)).collect();
+    if !ledgers.is_empty() {
+        sqlx::query!(
+            "UPDATE sequencer_claims SET worker_id = NULL WHERE ledger_id = ANY($1) AND worker_id = $2",
+            &ledgers,
+            worker_id
+        )
+        .execute(&mut *conn)
         .await?;
+    }
+    if !shards.is_empty() {
+        sqlx::query!(
+            "UPDATE shard_claims SET worker_id = NULL WHERE shard = ANY($1) AND worker_id = $2",
+            &shards,
+            worker_id
+        )
+        .execute(&mut *conn)
+        .await?;
+    }
+    let (classes, ids): (Vec<i32>, Vec<i32>) = units.iter().map(|unit| lock_key(*unit)).unzip();
+    sqlx::query!(
+        r#"
+        SELECT count(*) FILTER (WHERE pg_advisory_unlock(u.class, u.id)) AS "unlocked!"
+        FROM UNNEST($1::integer[], $2::integer[]) AS u (class, id)
+        "#,
+        &classes,
+        &ids
+    )
+    .fetch_one(conn)
+    .await?;
     Ok(())
 }
 

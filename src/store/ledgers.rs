@@ -104,3 +104,8 @@ pub async fn assets(executor: impl PgExecutor<'_>, ledger_id: LedgerId) -> Resul
 pub async fn shard_count(executor: impl PgExecutor<'_>) -> Result<Shard, Error> {
     Ok(sqlx::query_scalar!("SELECT shard_count FROM database_settings").fetch_one(executor).await?)
 }
+
+/// What workers of this database prove to each other with.
+pub async fn cluster_secret(executor: impl PgExecutor<'_>) -> Result<String, Error> {
+    Ok(sqlx::query_scalar!("SELECT cluster_secret FROM database_settings").fetch_one(executor).await?)
+}

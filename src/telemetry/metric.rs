@@ -37,6 +37,16 @@ pub const PROJECTION_FAULTS: &str = "steelyard_projection_faults";
 pub const CLAIMS_HELD: &str = "steelyard_claims_held";
 /// Claims lost, by how.
 pub const CLAIMS_LOST: &str = "steelyard_claims_lost_total";
+/// Units that this worker should hold and could not get, at its last look.
+pub const CLAIMS_DENIED: &str = "steelyard_claims_denied";
+/// Units that no live worker holds, at this worker's last look.
+pub const UNITS_UNOWNED: &str = "steelyard_units_unowned";
+/// Workers that live, at this worker's last look.
+pub const WORKERS: &str = "steelyard_workers";
+/// Requests per frame to the worker that sequences a ledger.
+pub const FORWARD_REQUESTS: &str = "steelyard_forward_requests";
+/// Frames that came to nothing; their requests are tried again.
+pub const FORWARD_FAILURES: &str = "steelyard_forward_failures_total";
 /// HTTP answers by route, method and status.
 pub const HTTP_REQUESTS: &str = "steelyard_http_requests_total";
 /// Time to answer an HTTP request.
@@ -53,10 +63,11 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?
         .set_buckets_for_metric(Matcher::Suffix("_events".into()), EVENTS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(FORWARD_REQUESTS.into()), EVENTS_BUCKETS)?
         .install_recorder()?;
     describe();
     // There from the start, so that a rate sees the first one.
-    for name in [REPLAYS, ACCOUNTS_PREFETCHED] {
+    for name in [REPLAYS, ACCOUNTS_PREFETCHED, FORWARD_FAILURES] {
         counter!(name).absolute(0);
     }
     for write in ["append", "flush"] {
@@ -89,6 +100,11 @@ fn describe() {
     describe_gauge!(PROJECTION_FAULTS, Unit::Count, "Accounts whose projection has stopped");
     describe_gauge!(CLAIMS_HELD, Unit::Count, "Units of work that this worker holds");
     describe_counter!(CLAIMS_LOST, Unit::Count, "Claims lost, by how");
+    describe_gauge!(CLAIMS_DENIED, Unit::Count, "Units that this worker should hold and could not get");
+    describe_gauge!(UNITS_UNOWNED, Unit::Count, "Units that no live worker holds");
+    describe_gauge!(WORKERS, Unit::Count, "Workers that live");
+    describe_histogram!(FORWARD_REQUESTS, Unit::Count, "Requests per frame to the worker that sequences a ledger");
+    describe_counter!(FORWARD_FAILURES, Unit::Count, "Frames to another worker that came to nothing");
     describe_counter!(HTTP_REQUESTS, Unit::Count, "HTTP answers by route, method and status");
     describe_histogram!(HTTP_SECONDS, Unit::Seconds, "Time to answer an HTTP request");
 }

@@ -23,6 +23,6 @@ mod pages;
 mod payments;
 mod protocol;
 mod snapshots;
-mod standby;
+mod replica;
 mod stream;
 mod transactions;

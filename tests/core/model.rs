@@ -109,7 +109,7 @@ impl Model {
     pub fn verdict(&self, command: &Command, at: &Moment) -> Verdict {
         match command {
             Command::DefineAsset { scale, .. } if *scale > 37 => {
-                Verdict::Refuse(Refusal::Invalid("an asset has at most 37 decimals"))
+                Verdict::Refuse(Refusal::Invalid("an asset has at most 37 decimals".into()))
             }
             Command::DefineAsset { code, scale } => match self.assets.get(code.as_str()) {
                 None => Verdict::Record(Fact::AssetDefined { code: code.clone(), scale: *scale }),
@@ -124,7 +124,7 @@ impl Model {
     fn open(&self, open: &OpenAccount) -> Verdict {
         let OpenAccount { code, asset, normal, limits, metadata } = open.clone();
         if limits.min_balance.is_some() && limits.max_balance.is_some() && limits.min_balance > limits.max_balance {
-            return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance"));
+            return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance".into()));
         }
         match self.accounts.get(&code) {
             Some(known)
@@ -144,10 +144,10 @@ impl Model {
 
         // 1. validation_failed
         if legs.len() < 2 || legs.len() > 256 {
-            return Verdict::Refuse(Refusal::Invalid("a transaction has 2 to 256 legs"));
+            return Verdict::Refuse(Refusal::Invalid("a transaction has 2 to 256 legs".into()));
         }
         if legs.iter().any(|leg| leg.amount <= Amount::ZERO) {
-            return Verdict::Refuse(Refusal::Invalid("an amount is more than zero"));
+            return Verdict::Refuse(Refusal::Invalid("an amount is more than zero".into()));
         }
         let mut nets: BTreeMap<&str, Exact> = BTreeMap::new();
         for leg in legs {
@@ -158,7 +158,7 @@ impl Model {
             };
         }
         if nets.values().any(|net| *net != Exact::ZERO) {
-            return Verdict::Refuse(Refusal::Invalid("debits and credits are equal for every asset"));
+            return Verdict::Refuse(Refusal::Invalid("debits and credits are equal for every asset".into()));
         }
 
         // 2. same_account

@@ -19,6 +19,8 @@ const FUNDS: u32 = 5_000;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Requests under way at a time while settling.
 const SETTLE_REQUESTS: usize = 8;
+/// Payments in one batch: enough for its append to go by COPY.
+const BATCH: usize = 1_000;
 /// Tries at a definite answer after the faults are over.
 const SETTLE_TRIES_MAX: u32 = 200;
 
@@ -26,6 +28,8 @@ const SETTLE_TRIES_MAX: u32 = 200;
 #[derive(Clone, Debug)]
 struct Asked {
     body: Value,
+    /// Whether it is asked for as an item of a batch.
+    in_batch: bool,
     answer: Option<Answer>,
     /// Checked after the faults of its round.
     settled: bool,
@@ -68,24 +72,32 @@ impl History {
         *self.base.lock().expect("no panic") = base.to_owned();
     }
 
-    /// Pays at random until `stop`, with `clients` at a time.
-    pub async fn pay_until(self: &Arc<Self>, stop: tokio_util::sync::CancellationToken, clients: u32, seed: u64) {
+    /// Pays at random until `stop`, with `clients` at a time, and `batchers`
+    /// that pay in batches.
+    pub async fn pay_until(
+        self: &Arc<Self>,
+        stop: tokio_util::sync::CancellationToken,
+        clients: u32,
+        batchers: u32,
+        seed: u64,
+    ) {
         let mut tasks = tokio::task::JoinSet::new();
+        for batcher in 0..batchers {
+            let (history, stop) = (Arc::clone(self), stop.clone());
+            tasks.spawn(async move {
+                let mut random = SmallRng::seed_from_u64(seed ^ u64::from(batcher + 1) << 48);
+                while !stop.is_cancelled() {
+                    let items = (0..BATCH).map(|_| payment(&mut random)).collect();
+                    history.ask_batch(items).await;
+                }
+            });
+        }
         for client in 0..clients {
             let (history, stop) = (Arc::clone(self), stop.clone());
             tasks.spawn(async move {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(client) << 32);
                 while !stop.is_cancelled() {
-                    let (from, to) = (random.random_range(1..=WALLETS), random.random_range(1..=WALLETS));
-                    if from == to {
-                        continue;
-                    }
-                    let amount: u32 = random.random_range(1..=FUNDS / 3);
-                    let body = json!({
-                        "from": format!("wallet:{from}"), "to": format!("wallet:{to}"),
-                        "amount": amount.to_string(), "asset": "EUR",
-                    });
-                    let key = format!("k-{:016x}", random.random::<u64>());
+                    let (key, body) = payment(&mut random);
                     history.ask(key.clone(), body.clone()).await;
                     // Impatient clients ask again at once.
                     if random.random_range(0..10) == 0 {
@@ -101,23 +113,60 @@ impl History {
 
     /// Asks once; keeps a definite answer, and compares it with an earlier one.
     async fn ask(&self, key: String, body: Value) -> bool {
-        self.asked.lock().expect("no panic").entry(key.clone()).or_insert_with(|| Asked {
+        self.note_asked(&key, &body, false);
+        let Some((status, answer)) = self.post("payments", Some(&key), &body).await else { return false };
+        self.note_answer(&key, status, answer)
+    }
+
+    /// Asks for all of them at once; `true` when each has a definite answer.
+    async fn ask_batch(&self, items: Vec<(String, Value)>) -> bool {
+        let mut payments = Vec::with_capacity(items.len());
+        for (key, body) in &items {
+            self.note_asked(key, body, true);
+            let mut payment = body.clone();
+            payment["idempotency_key"] = json!(key);
+            payments.push(payment);
+        }
+        let Some((status, answer)) = self.post("payments/batch", None, &json!({ "payments": payments })).await else {
+            return false;
+        };
+        let results = match (status, &answer["results"]) {
+            (200, Value::Array(results)) => results.clone(),
+            (503 | 504, _) => return false,
+            _ => panic!("a batch was answered {status}: {answer}"),
+        };
+        assert_eq!(results.len(), items.len());
+        let noted = items.iter().zip(results).map(|((key, _), mut result)| {
+            let status = result["status"].as_u64().and_then(|status| u16::try_from(status).ok()).expect("a status");
+            let body = if status == 201 { result["payment"].take() } else { result["problem"].take() };
+            self.note_answer(key, status, body)
+        });
+        noted.fold(true, |all, definite| all && definite)
+    }
+
+    fn note_asked(&self, key: &str, body: &Value, in_batch: bool) {
+        let mut asked = self.asked.lock().expect("no panic");
+        asked.entry(key.to_owned()).or_insert_with(|| Asked {
             body: body.clone(),
+            in_batch,
             answer: None,
             settled: false,
         });
-        let Some((status, answer)) = self.post("payments", Some(&key), &body).await else { return false };
+    }
+
+    /// Whether it is a definite one.
+    fn note_answer(&self, key: &str, status: u16, body: Value) -> bool {
         let transaction = match status {
-            201 => &answer["id"],
-            422 => &answer["transaction_id"],
+            201 => &body["id"],
+            422 => &body["transaction_id"],
             // Nothing is known: 503 and 504, and nothing else.
             503 | 504 => return false,
-            _ => panic!("{key} was answered {status}: {answer}"),
+            _ => panic!("{key} was answered {status}: {body}"),
         };
         let transaction = transaction.as_str().expect("a transaction id").to_owned();
-        let answer = Answer { status, transaction, body: answer };
+        let answer = Answer { status, transaction, body };
         let mut asked = self.asked.lock().expect("no panic");
-        let known = asked.get_mut(&key).expect("asked before");
+        let known = asked.get_mut(key).expect("asked before");
         match &known.answer {
             None => known.answer = Some(answer),
             Some(first) => assert_eq!(*first, answer, "{key} was answered differently the second time"),
@@ -140,25 +189,21 @@ impl History {
     /// before if it had one; the log has each exactly once and nothing else;
     /// and the whole ledger verifies.
     pub async fn settle_and_check(&self, database: &Database, conn: &mut PgConnection) {
-        let open: Vec<(String, Value)> = {
-            let mut asked = self.asked.lock().expect("no panic");
-            let open = asked.iter_mut().filter(|(_, asked)| !asked.settled);
-            open.map(|(key, asked)| {
-                asked.settled = true;
-                (key.clone(), asked.body.clone())
-            })
-            .collect()
-        };
-        futures::stream::iter(open)
+        let mut alone = Vec::new();
+        let mut in_batch = Vec::new();
+        for (key, asked) in self.asked.lock().expect("no panic").iter_mut().filter(|(_, asked)| !asked.settled) {
+            asked.settled = true;
+            let list = if asked.in_batch { &mut in_batch } else { &mut alone };
+            list.push((key.clone(), asked.body.clone()));
+        }
+        futures::stream::iter(alone)
             .for_each_concurrent(SETTLE_REQUESTS, async |(key, body)| {
-                let mut tries = 0;
-                while !self.ask(key.clone(), body.clone()).await {
-                    tries += 1;
-                    assert!(tries < SETTLE_TRIES_MAX, "{key} gets no definite answer");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                until_definite(|| self.ask(key.clone(), body.clone())).await;
             })
             .await;
+        for items in in_batch.chunks(BATCH) {
+            until_definite(|| self.ask_batch(items.to_vec())).await;
+        }
         let rows: Vec<(String, String, String)> = sqlx::query_as(
             "SELECT idempotency_key, transaction_id::text, type FROM events WHERE idempotency_key IS NOT NULL",
         )
@@ -179,6 +224,26 @@ impl History {
     /// Requests that were definitely answered.
     pub fn answered(&self) -> usize {
         self.asked.lock().expect("no panic").values().filter(|asked| asked.answer.is_some()).count()
+    }
+}
+
+/// A random payment and its key.
+fn payment(random: &mut SmallRng) -> (String, Value) {
+    let from = random.random_range(1..=WALLETS);
+    let to = (from + random.random_range(1..WALLETS) - 1) % WALLETS + 1;
+    let amount: u32 = random.random_range(1..=FUNDS / 3);
+    let body = json!({
+        "from": format!("wallet:{from}"), "to": format!("wallet:{to}"), "amount": amount.to_string(), "asset": "EUR",
+    });
+    (format!("k-{:016x}", random.random::<u64>()), body)
+}
+
+async fn until_definite<F: Future<Output = bool>>(ask: impl Fn() -> F) {
+    let mut tries = 0;
+    while !ask().await {
+        tries += 1;
+        assert!(tries < SETTLE_TRIES_MAX, "a request gets no definite answer");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

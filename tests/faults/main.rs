@@ -4,8 +4,9 @@
 //! Each round does one thing, drawn from a seed that is printed:
 //! `STEELYARD_SEED=… STEELYARD_ROUNDS=1 cargo test --test faults` runs it again.
 //! After each round every request has one definite answer for ever, the log has
-//! each exactly once, and `verify` passes. It takes some minutes, and is
-//! what "acknowledged means durable" and "exactly once" rest on.
+//! each exactly once, and `verify` passes. Some rounds pay in large batches, whose
+//! appends overlap. It takes some minutes, and is what "acknowledged means
+//! durable" and "exactly once" rest on.
 
 mod history;
 mod proxy;
@@ -27,13 +28,17 @@ use proxy::{Direction, Fault, Proxy};
 use support::{Postgres, Process, eventually};
 
 /// Rounds that `cargo test` makes; longer runs set `STEELYARD_ROUNDS`.
-const ROUNDS_DEFAULT: u64 = 24;
-/// Seed of the first of them; others are drawn by setting `STEELYARD_SEED`.
-const SEED_DEFAULT: u64 = 3;
+const ROUNDS_DEFAULT: u64 = 200;
+/// Lanes that make rounds at the same time, each with a PostgreSQL of its own:
+/// most of a round is waiting.
+const LANES: u64 = 4;
 /// Rounds on one database, before a fresh one keeps `verify` quick.
-const ROUNDS_PER_DATABASE: u64 = 20;
+const ROUNDS_PER_DATABASE: u64 = 10;
 /// Clients that pay at a time.
 const CLIENTS: u32 = 8;
+/// Clients that pay in batches, in one round of so many.
+const BATCHERS: u32 = 2;
+const BATCH_ROUNDS: u64 = 4;
 
 /// How long a fault that waits for its moment is waited for.
 const FAILPOINT_WAIT: Duration = Duration::from_millis(700);
@@ -57,7 +62,9 @@ impl Strike {
     fn draw(random: &mut SmallRng) -> Self {
         match random.random_range(0..100) {
             0..40 => {
-                let points = ["before_append", "before_reply", "before_flush", "during_flush", "after_flush"];
+                let points = [
+                    "before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush",
+                ];
                 Self::Failpoint(points[random.random_range(0..points.len())], random.random_range(1..25))
             }
             40..50 => Self::Kill,
@@ -78,9 +85,17 @@ fn setting(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_payments_survive_every_fault_exactly_once() {
-    let seed = setting("STEELYARD_SEED").unwrap_or(SEED_DEFAULT);
+    let seed = setting("STEELYARD_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let rounds = setting("STEELYARD_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
     println!("STEELYARD_SEED={seed} STEELYARD_ROUNDS={rounds}");
+    let per_lane = rounds.div_ceil(LANES);
+    let starts = (0..rounds).step_by(usize::try_from(per_lane).expect("a few"));
+    let lanes = starts.map(|first| lane(seed + first, per_lane.min(rounds - first)));
+    futures::future::join_all(lanes).await;
+    println!("{rounds} rounds");
+}
+
+async fn lane(seed: u64, rounds: u64) {
     let postgres = Postgres::start().await;
     let mut done = 0;
     while done < rounds {
@@ -89,7 +104,6 @@ async fn acknowledged_payments_survive_every_fault_exactly_once() {
         Stage::new(&postgres, &url).await.play(seed + done, batch).await;
         done += batch;
     }
-    println!("{done} rounds");
 }
 
 /// One database with its rounds.
@@ -126,7 +140,8 @@ impl<'a> Stage<'a> {
                 history.set_base(&ready(process.as_ref()).await);
             }
             let stop = CancellationToken::new();
-            let paying = history.pay_until(stop.clone(), CLIENTS, seed);
+            let batchers = if seed % BATCH_ROUNDS == 0 { BATCHERS } else { 0 };
+            let paying = history.pay_until(stop.clone(), CLIENTS, batchers, seed);
             let striking = async {
                 process = self.strike(strike, process.take(), &mut random).await;
                 if process.is_none() {

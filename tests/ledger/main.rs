@@ -26,10 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn worker(url: &str) -> Worker {
     let database = Database::new(url).expect("a URL");
     let worker = Worker::start(worker::Options {
-        database,
-        address: "http://127.0.0.1:0".to_owned(),
         accounts_max: 50_000,
-        clock: Arc::new(SystemClock),
+        ..worker::Options::new(database, "http://127.0.0.1:0".to_owned(), Arc::new(SystemClock))
     })
     .await
     .expect("the worker starts");

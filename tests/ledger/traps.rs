@@ -137,7 +137,15 @@ async fn an_orphan_session_does_not_hold_the_ledger_for_ever() {
     let mut units: Vec<_> = (0..64).map(claims::Unit::Projector).collect();
     units.push(claims::Unit::Sequencer(ledger_id));
     let gone = uuid::Uuid::from_u128(1);
-    claims::register(&mut orphan, gone, "http://gone", "0").await.unwrap();
+    let registration = claims::Registration {
+        address: "http://gone".to_owned(),
+        internal_url: None,
+        version: "0".to_owned(),
+        capacity: 1,
+        sequencer: true,
+        projector: true,
+    };
+    claims::register(&mut orphan, gone, &registration).await.unwrap();
     assert_eq!(claims::try_lock(&mut orphan, &units).await.unwrap().len(), 65);
     claims::raise(&mut orphan, gone, &units).await.unwrap();
     let long_ago = "UPDATE workers SET heartbeat_at = now() - interval '6 s'";

@@ -84,10 +84,8 @@ impl Scratch {
     /// `balances`.
     pub async fn work(&self) -> Worker {
         let options = Options {
-            database: self.database.clone(),
-            address: "test".to_owned(),
             accounts_max: 4,
-            clock: Arc::new(SystemClock),
+            ..Options::new(self.database.clone(), "test".to_owned(), Arc::new(SystemClock))
         };
         let worker = Worker::start(options).await.unwrap();
         serving(&worker).await;

@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use steelyard::clock::SystemClock;
-use steelyard::cluster::Worker;
 use steelyard::cluster::worker::{self, Status};
+use steelyard::cluster::{Worker, peer};
 use steelyard::config::ACCOUNTS_IN_MEMORY_MIN;
 use steelyard::http::{App, SharedApp, router, server};
 use steelyard::store::Database;
@@ -26,6 +26,8 @@ pub struct Server {
     address: SocketAddr,
     stop: CancellationToken,
     served: Option<JoinHandle<()>>,
+    stop_internal: CancellationToken,
+    served_internal: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -40,18 +42,23 @@ impl Server {
     pub async fn join(database_url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let internal_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let internal_address = internal_listener.local_addr().unwrap();
+        let database = Database::new(database_url).unwrap();
         let worker = Worker::start(worker::Options {
-            database: Database::new(database_url).unwrap(),
-            address: format!("http://{address}"),
+            internal_url: Some(format!("http://{internal_address}")),
             accounts_max: ACCOUNTS_IN_MEMORY_MIN,
-            clock: Arc::new(SystemClock),
+            ..worker::Options::new(database, format!("http://{address}"), Arc::new(SystemClock))
         })
         .await
         .unwrap();
+        let stop_internal = CancellationToken::new();
+        let internal = peer::router(worker.internal());
+        let served_internal = tokio::spawn(server::serve(internal_listener, internal, stop_internal.clone()));
         let app = Arc::new(App { worker, metrics: Some(metrics()) });
         let stop = CancellationToken::new();
         let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
-        Self { app, address, stop, served: Some(served) }
+        Self { app, address, stop, served: Some(served), stop_internal, served_internal: Some(served_internal) }
     }
 
     /// Waits until the worker's status is `status`.
@@ -75,11 +82,16 @@ impl Server {
     /// Stops as after SIGTERM: finishes what was asked, then ends.
     pub async fn close(mut self) {
         self.app.worker.drain();
+        self.app.worker.handed_over().await;
         self.stop.cancel();
         if let Some(served) = self.served.take() {
             served.await.unwrap();
         }
         self.app.worker.stop().await;
+        self.stop_internal.cancel();
+        if let Some(served) = self.served_internal.take() {
+            served.await.unwrap();
+        }
         self.app.worker.database.pool().close().await;
     }
 }
@@ -88,6 +100,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.app.worker.drain();
         self.stop.cancel();
+        self.stop_internal.cancel();
     }
 }
 

@@ -58,9 +58,9 @@ const LEDGER: &[Code] = &[MalformedRequest, LedgerNotFound, ValidationFailed, Un
 const BODY: &[Code] =
     &[MalformedJson, MalformedRequest, RequestTimeout, BodyTooLarge, UnsupportedMediaType, ValidationFailed];
 /// What goes through the ledger's sequencer, to be recorded.
-const WRITE: &[Code] = &[Overloaded, Standby, Unavailable, OutcomeUnknown];
+const WRITE: &[Code] = &[Overloaded, Unavailable, OutcomeUnknown];
 /// What asks the ledger's sequencer.
-const SEQUENCED: &[Code] = &[Overloaded, Standby, Unavailable, ProjectionBehind];
+const SEQUENCED: &[Code] = &[Overloaded, Unavailable, ProjectionBehind];
 /// What reads the database.
 const READ: &[Code] = &[ValidationFailed, Unavailable];
 /// What waits for a position.
@@ -367,7 +367,7 @@ pub const OPERATIONS: &[Operation] = &[
         parameters: &[],
         body: None,
         answers: &[json_answer(200, "It can.", "Readiness", &[])],
-        problems: &[ANY, &[Standby, Unavailable]],
+        problems: &[ANY, &[Unavailable]],
     },
     Operation {
         method: "get",

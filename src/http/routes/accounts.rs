@@ -219,13 +219,13 @@ pub async fn show(
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let shard = shard(&app, &ledger, &code);
     let (account, position) = if freshness.is_eventual() {
-        let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+        let position = reads::projections_at(&ledger, freshness).await?;
         let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
         let codes = [code.as_str()];
         let found = store::projections::load_accounts(&mut conn, ledger.ledger_id, &[shard], &codes).await?;
         (found.into_iter().next(), position)
     } else {
-        reads::log_at(&ledger, &app.worker.database, freshness.min_position).await?;
+        reads::log_at(&ledger, freshness.min_position).await?;
         let read = reads::ask(&ledger, Work::ReadAccount(code.clone())).await?;
         let position = read.position;
         match read.outcomes.into_iter().next() {
@@ -271,7 +271,7 @@ pub async fn list(
         wire::asset_code(asset).map_err(|detail| Problem::invalid("/query/asset", detail))?;
     }
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
-    let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+    let position = reads::projections_at(&ledger, freshness).await?;
     let accounts = store::projections::list_accounts(
         app.worker.database.pool(),
         ledger.ledger_id,
@@ -322,7 +322,7 @@ pub async fn entries(
     let ledger = ledger(&app, &name).await?;
     let code = account_code(&code)?;
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
-    let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+    let position = reads::projections_at(&ledger, freshness).await?;
     let (pool, ledger_id, shard) = (app.worker.database.pool(), ledger.ledger_id, shard(&app, &ledger, &code));
     let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
     let id = id.ok_or_else(|| no_account(&code))?;

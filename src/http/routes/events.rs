@@ -44,7 +44,7 @@ pub async fn list(
     let limit = limit(query.limit)?;
     let after = position(query.after.as_deref(), "/query/after")?.unwrap_or(0);
     let ledger = ledger(&app, &name).await?;
-    let head = reads::log_at(&ledger, &app.worker.database, query.min_position).await?;
+    let head = reads::log_at(&ledger, query.min_position).await?;
     let rows = store::events::read(app.worker.database.pool(), ledger.ledger_id, after, limit + 1).await?;
     let more = rows.len() > limit as usize;
     let data = rows.into_iter().take(limit as usize).map(output).collect::<Result<Vec<_>, _>>()?;
@@ -112,6 +112,10 @@ fn follow(
         let mut head = ledger.tail.subscribe();
         let mut status = app.worker.watch_status();
         loop {
+            // Also where there is always more to read.
+            if *status.borrow() == crate::cluster::Status::Draining {
+                return;
+            }
             head.mark_unchanged();
             let Ok(rows) = store::events::read(app.worker.database.pool(), ledger.ledger_id, after, STREAM_PAGE).await
             else {

@@ -115,7 +115,7 @@ pub async fn list_assets(
     let limit = limit(query.limit)? as usize;
     let after = name_cursor(ASSET_CURSOR, query.after.as_deref())?;
     let ledger = ledger(&app, &name).await?;
-    let position = reads::log_at(&ledger, &app.worker.database, query.min_position).await?;
+    let position = reads::log_at(&ledger, query.min_position).await?;
     // Assets commit with the events that define them: the table is never behind.
     let assets = store::ledgers::assets(app.worker.database.pool(), ledger.ledger_id).await?;
     let rest: Vec<_> = assets.iter().filter(|asset| asset.code.as_str() > after).collect();

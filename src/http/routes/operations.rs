@@ -33,7 +33,6 @@ pub async fn livez() -> Response {
 pub async fn readyz(State(app): State<SharedApp>) -> Result<Response, Problem> {
     match app.worker.status() {
         Status::Serving => Ok(answer(StatusCode::OK, &State_ { status: "ready" }, None, false)),
-        Status::Standby => Err(Problem::new(Code::Standby, "standby")),
         other => Err(Problem::new(Code::Unavailable, other.to_string())),
     }
 }

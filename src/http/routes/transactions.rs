@@ -32,7 +32,7 @@ pub async fn show(
     InQuery(query): InQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
     let ledger = ledger(&app, &name).await?;
-    let head = reads::log_at(&ledger, &app.worker.database, query.min_position).await?;
+    let head = reads::log_at(&ledger, query.min_position).await?;
     let unknown = || Problem::new(Code::TransactionNotFound, "there is no such transaction in this ledger");
     let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
     // The log itself: an acknowledged transaction is there.
@@ -68,7 +68,7 @@ pub async fn list(
     let ledger = ledger(&app, &name).await?;
     let (pool, ledger_id) = (app.worker.database.pool(), ledger.ledger_id);
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
-    let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
+    let position = reads::projections_at(&ledger, freshness).await?;
     let reference = query.reference.as_deref();
     if reference.is_some_and(|text| text.len() > REFERENCE_BYTES_MAX || text.contains('\0')) {
         let detail = format!("a reference has at most {REFERENCE_BYTES_MAX} bytes, without U+0000");

@@ -1,0 +1,173 @@
+//! Talking to other workers, and being talked to: HTTP/2 on an internal
+//! listener, where every request proves that it comes from a worker of the same
+//! database by a shared secret.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::routing::post;
+use axum::{Router, response::IntoResponse, response::Response};
+use futures::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Ledgers;
+use super::wire::{AnswerForm, Reply, Request, UnavailableForm, VERSION};
+use crate::sequencer::Unavailable;
+
+/// Time for a connection to another worker; it is near, or it is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A worker that does not answer a ping on a connection for so long is not asked there again.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Between pings while requests are under way.
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// A word that something has changed is worth no longer a wait.
+const NUDGE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bytes of one frame: a batch of 10,000 payments with everything in it.
+const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const SUBMIT: &str = "/internal/v1/submit";
+const NUDGE: &str = "/internal/v1/nudge";
+
+/// Why a worker gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    #[error("the worker cannot be reached: {0}")]
+    Unreachable(#[source] reqwest::Error),
+    /// It does not sequence the ledger, or is of another release. Nothing was done.
+    #[error("the worker does not take it: {0}")]
+    Refused(StatusCode),
+    #[error("the worker's answer was lost: {0}")]
+    Lost(String),
+}
+
+impl PeerError {
+    /// Whether the request may have been carried out all the same.
+    pub const fn may_have_arrived(&self) -> bool {
+        matches!(self, Self::Lost(_))
+    }
+}
+
+/// The way to all other workers.
+#[derive(Clone)]
+pub struct Peers {
+    http: reqwest::Client,
+    secret: Arc<str>,
+}
+
+impl Peers {
+    /// # Errors
+    /// The HTTP client cannot be made, or the secret is not fit for a header.
+    pub fn new(secret: &str) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_adaptive_window(true)
+            .tcp_nodelay(true)
+            .no_proxy()
+            .build()?;
+        Ok(Self { http, secret: Arc::from(secret) })
+    }
+
+    /// Sends a frame and waits for its answers.
+    pub async fn submit(&self, url: &str, request: &Request, wait: Duration) -> Result<Reply, PeerError> {
+        let body = postcard::to_stdvec(request).map_err(|error| PeerError::Lost(error.to_string()))?;
+        let response = self
+            .http
+            .post(format!("{url}{SUBMIT}"))
+            .bearer_auth(&self.secret)
+            .timeout(wait)
+            .body(body)
+            .send()
+            .await
+            .map_err(|error| if error.is_connect() { PeerError::Unreachable(error) } else { PeerError::Lost(error.to_string()) })?;
+        if response.status() != StatusCode::OK {
+            return Err(PeerError::Refused(response.status()));
+        }
+        let body = response.bytes().await.map_err(|error| PeerError::Lost(error.to_string()))?;
+        postcard::from_bytes(&body).map_err(|error| PeerError::Lost(error.to_string()))
+    }
+
+    /// Tells a worker that claims have changed. Only a hint: it looks by itself too.
+    pub async fn nudge(&self, url: &str) {
+        let nudge = self.http.post(format!("{url}{NUDGE}")).bearer_auth(&self.secret).timeout(NUDGE_TIMEOUT).send();
+        if let Err(error) = nudge.await {
+            tracing::debug!(%error, "a worker could not be told of a change");
+        }
+    }
+}
+
+/// What the internal listener serves.
+#[derive(Clone)]
+pub struct Internal {
+    pub ledgers: Arc<Ledgers>,
+    pub secret: Arc<str>,
+    /// Rung when another worker says that claims have changed.
+    pub look_again: Arc<Notify>,
+}
+
+pub fn router(internal: Internal) -> Router {
+    Router::new()
+        .route(SUBMIT, post(submit))
+        .route(NUDGE, post(nudge))
+        .layer(axum::extract::DefaultBodyLimit::max(FRAME_BYTES_MAX))
+        .with_state(internal)
+}
+
+async fn nudge(State(internal): State<Internal>, headers: HeaderMap) -> StatusCode {
+    if !internal.admits(&headers) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    internal.look_again.notify_one();
+    StatusCode::NO_CONTENT
+}
+
+async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Bytes) -> Response {
+    if !internal.admits(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let Ok(request) = postcard::from_bytes::<Request>(&body) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let ledger = internal.ledgers.all().into_iter().find(|ledger| ledger.ledger_id == request.ledger_id);
+    let ledger = ledger.filter(|ledger| *ledger.serving.borrow());
+    let (Some(ledger), VERSION) = (ledger, request.version) else {
+        return StatusCode::CONFLICT.into_response();
+    };
+    let now = Instant::now();
+    let answers = request.submissions.into_iter().map(|submitted| {
+        let ledger = &ledger;
+        async move {
+            let deadline = now + Duration::from_millis(u64::from(submitted.wait_ms));
+            let Ok(work) = submitted.into_work() else { return Err(Unavailable::Defect) };
+            ledger.handle.submit_forwarded(work, deadline).await
+        }
+    });
+    let answers = join_all(answers).await;
+    let answers = answers.iter().map(|answer| match answer {
+        Ok(answer) => Ok(AnswerForm::new(answer)),
+        Err(reason) => Err(UnavailableForm::from(*reason)),
+    });
+    match postcard::to_stdvec(&Reply { answers: answers.collect() }) {
+        Ok(reply) => Body::from(reply).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer to another worker could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+impl Internal {
+    /// Compares in constant time, by comparing hashes.
+    fn admits(&self, headers: &HeaderMap) -> bool {
+        use sha2::{Digest, Sha256};
+        let said = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let said = said.and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+        Sha256::digest(said.as_bytes()) == Sha256::digest(self.secret.as_bytes())
+    }
+}
