@@ -3,14 +3,11 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
 use super::Error;
 use super::error::timed_out;
-
-static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// Connections that HTTP reads share: more than two cores can keep busy, few
 /// enough to leave room for other workers under PostgreSQL's usual 100.
@@ -71,7 +68,10 @@ impl Database {
         let mut conn = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options))
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)??;
-        MIGRATOR.run_direct(None, &mut conn, false).await?;
+        let mut migrator = sqlx::migrate!();
+        // A newer release may have been here: what it added does not break this one, which may start again.
+        migrator.set_ignore_missing(true);
+        migrator.run_direct(None, &mut conn, false).await?;
         conn.close().await?;
         Ok(())
     }

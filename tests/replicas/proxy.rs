@@ -80,6 +80,7 @@ fn configuration(port: u16, operations: u16, ports: &[u16]) -> String {
         if trimmed.starts_with("default-server check") {
             for (index, port) in ports.iter().enumerate() {
                 text.push_str(&format!("    server replica-{index} 127.0.0.1:{port}\n"));
+                text.push_str(&format!("    server any-{index} 127.0.0.1:{port} backup no-check\n"));
             }
         }
     }

@@ -429,6 +429,8 @@ fn operations() -> Value {
                 "worker_id": uuid(),
                 "address": {"type": "string"},
                 "version": {"type": "string"},
+                "capacity": described(count(), "Its weight against the others."),
+                "roles": {"type": "array", "items": {"type": "string", "enum": ["api", "sequencer", "projector"]}},
                 "started_at": timestamp(),
                 "heartbeat_age_ms": count(),
                 "draining": {"type": "boolean"},

@@ -69,6 +69,9 @@ struct WorkerOutput {
     worker_id: Uuid,
     address: String,
     version: String,
+    /// Its weight against the others.
+    capacity: i32,
+    roles: Vec<&'static str>,
     started_at: Timestamp,
     heartbeat_age_ms: u64,
     draining: bool,
@@ -147,12 +150,20 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
             worker_id: worker.worker_id,
             address: worker.advertised_address,
             version: worker.version,
+            capacity: worker.capacity,
+            roles: roles(worker.sequencer, worker.projector),
             started_at: Timestamp(worker.started_at),
             heartbeat_age_ms: (worker.heartbeat_age_s.max(0.0) * 1_000.0) as u64,
             draining: worker.draining,
         })
         .collect();
     Ok(answer(StatusCode::OK, &output, None, false))
+}
+
+/// What a worker takes part in.
+fn roles(sequencer: bool, projector: bool) -> Vec<&'static str> {
+    let all = [("api", true), ("sequencer", sequencer), ("projector", projector)];
+    all.into_iter().filter(|(_, has)| *has).map(|(role, _)| role).collect()
 }
 
 /// `GET /problems/{code}`
