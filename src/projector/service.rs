@@ -72,11 +72,27 @@ pub struct Service {
 
 /// A flush that is ready to be written.
 struct Prepared {
+    /// What it was folded under and is written under: newer claims may be for
+    /// shards whose rows are not in it.
+    claims: ShardClaims,
     from: Vec<Option<Position>>,
     to: Position,
     events: usize,
     parts: Vec<Flush>,
     oldest: Option<DateTime<Utc>>,
+}
+
+impl Prepared {
+    /// The shards of one part, and where each begins.
+    fn steps(&self, part: usize) -> Vec<Step> {
+        let parts = self.parts.len();
+        let steps = self.claims.iter().filter(|(shard, _)| part_of(**shard, parts) == part);
+        let steps = steps.filter_map(|(shard, epoch)| {
+            let from = self.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
+            Some(Step { shard: *shard, epoch: *epoch, from })
+        });
+        steps.collect()
+    }
 }
 
 impl Service {
@@ -133,7 +149,7 @@ impl Service {
             let next = async {
                 if ready.to < self.tail.head() { self.prepare(&mut reader, &claims, next_from).await } else { Ok(None) }
             };
-            let (advanced, next) = tokio::join!(self.write(&mut conns, &claims, &ready), next);
+            let (advanced, next) = tokio::join!(self.write(&mut conns, &ready), next);
             prepared = if advanced? { next? } else { self.start_over(&mut reader).await? };
             if !stop.is_cancelled() {
                 self.pause(started, stop).await;
@@ -143,16 +159,11 @@ impl Service {
 
     /// Writes one flush; `false` when some shard did not advance. Where its parts
     /// end differently, checkpoints differ too, and the next flush begins there.
-    async fn write(
-        &self,
-        conns: &mut [PgConnection],
-        claims: &ShardClaims,
-        ready: &Prepared,
-    ) -> Result<bool, Error> {
+    async fn write(&self, conns: &mut [PgConnection], ready: &Prepared) -> Result<bool, Error> {
         let started = Instant::now();
         failpoint("before_flush");
         let parts = ready.parts.iter().zip(conns).enumerate().map(|(part, (flush, conn))| async move {
-            let steps = self.steps(claims, ready, part);
+            let steps = ready.steps(part);
             let flushed = store::projections::flush(conn, self.ledger_id, &steps, ready.to, flush).await?;
             self.checkpoints.set(flushed.advanced.iter().map(|shard| (*shard, ready.to)));
             Ok((flushed.advanced.len() == steps.len(), flushed.faults))
@@ -173,17 +184,6 @@ impl Service {
             );
         }
         Ok(flushed.iter().all(|(complete, _)| *complete))
-    }
-
-    /// The shards of one part, and where each begins.
-    fn steps(&self, claims: &ShardClaims, ready: &Prepared, part: usize) -> Vec<Step> {
-        let parts = ready.parts.len();
-        let steps = claims.iter().filter(|(shard, _)| part_of(**shard, parts) == part);
-        let steps = steps.filter_map(|(shard, epoch)| {
-            let from = ready.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
-            Some(Step { shard: *shard, epoch: *epoch, from })
-        });
-        steps.collect()
     }
 
     /// Somebody else moved a checkpoint or a claim: a takeover, or a rebuild.
@@ -254,7 +254,7 @@ impl Service {
         }
         let events = (to - lowest) as usize;
         let parts = fold.finish();
-        Ok(Some(Prepared { from, to, events, parts, oldest }))
+        Ok(Some(Prepared { claims: Arc::clone(claims), from, to, events, parts, oldest }))
     }
 
     /// Lets changes gather, the longer the busier the ledger is.

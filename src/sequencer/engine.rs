@@ -494,9 +494,7 @@ impl Engine {
                 self.take_back().await;
                 Err(ExitReason::Fenced)
             }
-            Err(Error::UniqueViolation { constraint }) if constraint == KEYS_CONSTRAINT => {
-                self.on_keys_known().await
-            }
+            Err(Error::UniqueViolation { constraint }) if constraint == KEYS_CONSTRAINT => self.on_keys_known().await,
             Err(error @ Error::Transient(_)) if self.transient_failures < TRANSIENT_TRIES_MAX => {
                 tracing::info!(ledger = %self.context.ledger, %error, "deciding a batch again");
                 counter!(metric::REDECIDED, "reason" => "transient").increment(1);

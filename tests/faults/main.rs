@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use sqlx::PgConnection;
 use steelyard::embedded_pg::EmbeddedPg;
 use steelyard::store::Database;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use history::History;
@@ -62,9 +63,8 @@ impl Strike {
     fn draw(random: &mut SmallRng) -> Self {
         match random.random_range(0..100) {
             0..40 => {
-                let points = [
-                    "before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush",
-                ];
+                let points =
+                    ["before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush"];
                 Self::Failpoint(points[random.random_range(0..points.len())], random.random_range(1..25))
             }
             40..50 => Self::Kill,
@@ -91,7 +91,10 @@ async fn acknowledged_payments_survive_every_fault_exactly_once() {
     let mut lanes = tokio::task::JoinSet::new();
     let per_lane = rounds.div_ceil(LANES);
     for first in (0..rounds).step_by(usize::try_from(per_lane).expect("a few")) {
-        lanes.spawn(lane(seed + first, per_lane.min(rounds - first)));
+        // On a thread of its own: the compiler cannot prove that a lane may move
+        // between threads, since it borrows its PostgreSQL across waits.
+        let (runtime, seed, rounds) = (Handle::current(), seed + first, per_lane.min(rounds - first));
+        lanes.spawn_blocking(move || runtime.block_on(lane(seed, rounds)));
     }
     while let Some(ended) = lanes.join_next().await {
         if let Err(error) = ended {

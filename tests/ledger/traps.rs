@@ -96,6 +96,53 @@ async fn a_flush_from_another_position_or_epoch_does_nothing() {
     assert_eq!(before, after);
 }
 
+/// A flush writes the rows of the shards that it advances, and of no other: not
+/// even of those whose claim was lost between folding and writing.
+#[tokio::test]
+async fn a_flush_writes_nothing_for_a_shard_without_a_step() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    submit(&ledger, payment("bank", "a", 5, "k1")).await.unwrap();
+    submit(&ledger, payment("a", "b", 50, "declined")).await.unwrap();
+    // Enough entries for their COPY.
+    let many = (0..600).map(|n| payment("bank", "b", 1, &format!("many-{n}"))).collect();
+    ledger.handle.submit(Work::Each(many), Instant::now().into_tokio() + PATIENCE).await.unwrap();
+    worker.stop().await;
+    let database = Database::new(&url).unwrap();
+    let mut conn = database.connect_owner().await.unwrap();
+    let unproject = "TRUNCATE accounts, balances, entries, rejections; UPDATE checkpoints SET position = 0";
+    sqlx::raw_sql(unproject).execute(&mut conn).await.unwrap();
+    let rows = "SELECT (SELECT count(*) FROM accounts) + (SELECT count(*) FROM balances)
+        + (SELECT count(*) FROM entries) + (SELECT count(*) FROM rejections)";
+    let bank = steelyard::shard::shard_of(1, "bank", 64);
+    let epoch = "SELECT epoch FROM shard_claims WHERE shard = $1";
+    let epoch: i64 = sqlx::query_scalar(epoch).bind(bank).fetch_one(&mut conn).await.unwrap();
+    for limit in [10, 1_000] {
+        let log = events::read_events(&mut conn, 1, 0, limit).await.unwrap();
+        let from: Vec<Option<Position>> = vec![Some(0); 64];
+        let mut fold = Fold::new(1, 64, &from, 1);
+        log.iter().for_each(|event| fold.add(event));
+        let flush = fold.finish().remove(0);
+        let flushed = projections::flush(&mut conn, 1, &[], log.len() as u64, &flush).await.unwrap();
+        assert!(flushed.advanced.is_empty(), "{flushed:?}");
+        let written: i64 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+        assert_eq!(written, 0, "{limit} events");
+    }
+    // One step, and the rows of bank, alone in its shard: account, balance and 601 entries.
+    let log = events::read_events(&mut conn, 1, 0, 1_000).await.unwrap();
+    let from: Vec<Option<Position>> = vec![Some(0); 64];
+    let mut fold = Fold::new(1, 64, &from, 1);
+    log.iter().for_each(|event| fold.add(event));
+    let flush = fold.finish().remove(0);
+    let steps = [Step { shard: bank, epoch, from: 0 }];
+    let flushed = projections::flush(&mut conn, 1, &steps, log.len() as u64, &flush).await.unwrap();
+    assert_eq!(flushed.advanced, [bank]);
+    let written: i64 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(written, 603);
+}
+
 /// An account whose event does not follow on its balance stops, visibly; the
 /// others go on.
 #[tokio::test]
