@@ -3,7 +3,8 @@
 -- checkpoints advance are written: those of a shard whose claim has another
 -- epoch, whose checkpoint is not where the range begins, or that has no step at
 -- all are left out. An account whose balance does not have the version that its
--- first leg builds on is left alone too, and recorded as a fault.
+-- first leg builds on is left alone too, for good, and recorded as a fault, with
+-- the position of its last leg in place of the balance that was not written.
 --
 -- NOT IN and (IN) IS TRUE, because PostgreSQL always answers them from a hash
 -- table here; it knows nothing about the size of an UNNEST, and would turn a
@@ -46,6 +47,9 @@ changes AS MATERIALIZED (
     )
     WHERE (b.shard IN (SELECT shard FROM advanced)) IS TRUE
 ),
+faulty AS MATERIALIZED (
+    SELECT account_id FROM projection_faults WHERE ledger_id = $1
+),
 moved AS (
     INSERT INTO balances AS b (
         shard, ledger_id, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
@@ -55,6 +59,7 @@ moved AS (
         shard, $1, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
         version, previous_version, position
     FROM changes
+    WHERE account_id NOT IN (SELECT account_id FROM faulty)
     ON CONFLICT (shard, ledger_id, account_id) DO UPDATE SET
         debits_posted = EXCLUDED.debits_posted,
         credits_posted = EXCLUDED.credits_posted,
@@ -104,11 +109,11 @@ new_rejections AS (
 faults AS (
     INSERT INTO projection_faults (shard, ledger_id, account_id, expected, position)
     SELECT s.shard, $1, s.account_id, s.previous_version, s.position FROM stopped s
-    ON CONFLICT (shard, ledger_id, account_id) DO NOTHING
-    RETURNING 1
+    ON CONFLICT (shard, ledger_id, account_id) DO UPDATE SET position = EXCLUDED.position
+    RETURNING account_id
 )
 SELECT
     shard AS "shard!",
-    (SELECT count(*) FROM faults) AS "faults!",
+    (SELECT count(*) FROM faults WHERE account_id NOT IN (SELECT account_id FROM faulty)) AS "faults!",
     (SELECT array_agg(account_id) FROM stopped) AS stopped
 FROM advanced
