@@ -85,7 +85,7 @@ impl History {
         for batcher in 0..batchers {
             let (history, stop) = (Arc::clone(self), stop.clone());
             tasks.spawn(async move {
-                let mut random = SmallRng::seed_from_u64(seed ^ u64::from(batcher) << 48);
+                let mut random = SmallRng::seed_from_u64(seed ^ u64::from(batcher + 1) << 48);
                 while !stop.is_cancelled() {
                     let items = (0..BATCH).map(|_| payment(&mut random)).collect();
                     history.ask_batch(items).await;

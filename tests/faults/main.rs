@@ -21,7 +21,6 @@ use rand::{RngExt, SeedableRng};
 use sqlx::PgConnection;
 use steelyard::embedded_pg::EmbeddedPg;
 use steelyard::store::Database;
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use history::History;
@@ -63,8 +62,9 @@ impl Strike {
     fn draw(random: &mut SmallRng) -> Self {
         match random.random_range(0..100) {
             0..40 => {
-                let points =
-                    ["before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush"];
+                let points = [
+                    "before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush",
+                ];
                 Self::Failpoint(points[random.random_range(0..points.len())], random.random_range(1..25))
             }
             40..50 => Self::Kill,
@@ -88,19 +88,10 @@ async fn acknowledged_payments_survive_every_fault_exactly_once() {
     let seed = setting("STEELYARD_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let rounds = setting("STEELYARD_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
     println!("STEELYARD_SEED={seed} STEELYARD_ROUNDS={rounds}");
-    let mut lanes = tokio::task::JoinSet::new();
     let per_lane = rounds.div_ceil(LANES);
-    for first in (0..rounds).step_by(usize::try_from(per_lane).expect("a few")) {
-        // On a thread of its own: the compiler cannot prove that a lane may move
-        // between threads, since it borrows its PostgreSQL across waits.
-        let (runtime, seed, rounds) = (Handle::current(), seed + first, per_lane.min(rounds - first));
-        lanes.spawn_blocking(move || runtime.block_on(lane(seed, rounds)));
-    }
-    while let Some(ended) = lanes.join_next().await {
-        if let Err(error) = ended {
-            std::panic::resume_unwind(error.into_panic());
-        }
-    }
+    let starts = (0..rounds).step_by(usize::try_from(per_lane).expect("a few"));
+    let lanes = starts.map(|first| lane(seed + first, per_lane.min(rounds - first)));
+    futures::future::join_all(lanes).await;
     println!("{rounds} rounds");
 }
 
