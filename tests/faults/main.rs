@@ -62,9 +62,8 @@ impl Strike {
     fn draw(random: &mut SmallRng) -> Self {
         match random.random_range(0..100) {
             0..40 => {
-                let points = [
-                    "before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush",
-                ];
+                let points =
+                    ["before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush"];
                 Self::Failpoint(points[random.random_range(0..points.len())], random.random_range(1..25))
             }
             40..50 => Self::Kill,
