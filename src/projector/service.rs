@@ -45,6 +45,9 @@ const PEAK_QUEUE_ITEMS: usize = 2_000;
 const PEAK_LAG_MAX: u64 = 2_000_000;
 /// A flush that takes longer counts as a lost connection.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+/// A page of the log takes some tenths of a second to read; a read that takes
+/// longer than this has lost its connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait between tries at a database that is not there.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often the projector looks around when nothing wakes it.
@@ -203,7 +206,8 @@ impl Service {
     }
 
     async fn reload(&self, conn: &mut PgConnection) -> Result<(), Error> {
-        self.checkpoints.set(store::projections::checkpoints(conn, self.ledger_id).await?);
+        let checkpoints = store::projections::checkpoints(conn, self.ledger_id);
+        self.checkpoints.set(in_time(checkpoints).await?);
         Ok(())
     }
 
@@ -245,7 +249,8 @@ impl Service {
             }
             None => {
                 let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
-                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64).await?;
+                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
+                let page = in_time(page).await?;
                 page.iter().try_for_each(&mut add)?;
             }
         }
@@ -284,6 +289,10 @@ impl Service {
         let age = oldest.map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64().max(0.0));
         gauge!(metric::PROJECTION_LAG_SECONDS, "ledger" => Arc::clone(&self.ledger)).set(age);
     }
+}
+
+async fn in_time<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    store::error::within(READ_TIMEOUT, "a projector's read took too long", read).await
 }
 
 /// With the failpoint `during_flush` armed, dies shortly after the flush has

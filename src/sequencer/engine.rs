@@ -185,14 +185,14 @@ impl Engine {
         let ledger_id = context.ledger_id;
         let [conn, ..] = &mut append_conns;
         let mut book = Book::default();
-        for asset in store::ledgers::assets(&mut *conn, ledger_id).await? {
+        for asset in loaded(store::ledgers::assets(&mut *conn, ledger_id)).await? {
             book.load_asset(asset.code, asset.scale);
         }
-        let head = store::events::head(&mut *conn, ledger_id).await?;
+        let head = loaded(store::events::head(&mut *conn, ledger_id)).await?;
         let (head, last_recorded_at) = head.unwrap_or((0, DateTime::UNIX_EPOCH));
         load_tail(&context, &mut *conn, &mut book, head).await?;
         let mut keys = RecentKeys::default();
-        let recent = store::events::recent_keys(&mut *conn, ledger_id, head, RECENT_KEYS_LOADED).await?;
+        let recent = loaded(store::events::recent_keys(&mut *conn, ledger_id, head, RECENT_KEYS_LOADED)).await?;
         for key in recent {
             keys.insert(store::keys::hash(&key));
         }
@@ -657,16 +657,24 @@ const RECENT_KEYS_LOADED: u64 = 50_000;
 /// Events read at a time when a sequencer starts.
 const LOAD_PAGE: i64 = 10_000;
 
+/// One statement of a load takes some tenths of a second at most; one that takes
+/// longer than this has lost its connection. How many there are, the lag bounds.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+async fn loaded<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    store::error::within(LOAD_TIMEOUT, "loading the ledger took too long", statement).await
+}
+
 /// Brings into the book every account that the log has touched since its
 /// projection: its row in `balances` is not exact yet. Legs state the balance
 /// they leave behind, so the last one of each account is its state.
 async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, head: Position) -> Result<(), Error> {
     let ledger_id = context.ledger_id;
-    let checkpoints = store::projections::checkpoints(&mut *conn, ledger_id).await?;
+    let checkpoints = loaded(store::projections::checkpoints(&mut *conn, ledger_id)).await?;
     let Some(mut after) = checkpoints.iter().map(|(_, position)| *position).min() else { return Ok(()) };
     let mut touched: hashbrown::HashMap<AccountCode, crate::ledger::Balance> = hashbrown::HashMap::new();
     while after < head {
-        let page = store::events::read_events(&mut *conn, ledger_id, after, LOAD_PAGE).await?;
+        let page = loaded(store::events::read_events(&mut *conn, ledger_id, after, LOAD_PAGE)).await?;
         let Some(last) = page.last() else { break };
         after = last.position;
         for event in page {
@@ -689,7 +697,7 @@ async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, 
         let shards: Vec<Shard> =
             chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), context.shard_count)).collect();
         let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
-        projected.extend(store::projections::load_accounts(conn, ledger_id, &shards, &chunk).await?);
+        projected.extend(loaded(store::projections::load_accounts(conn, ledger_id, &shards, &chunk)).await?);
     }
     for account in projected {
         book.load_account(account);

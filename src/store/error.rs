@@ -1,5 +1,7 @@
 //! What can go wrong between us and PostgreSQL, sorted by what to do about it.
 
+use std::time::Duration;
+
 use super::payload::PayloadError;
 use crate::ledger::Position;
 
@@ -69,6 +71,19 @@ impl From<sqlx::Error> for Error {
             _ => Self::Refused(error),
         }
     }
+}
+
+/// Waits for `statement` for no longer than `limit`; then its connection must
+/// not be used again. A half-open connection answers nothing, for ever.
+///
+/// # Errors
+/// Those of the statement, and [`Error::Unavailable`] when it did not answer in time.
+pub async fn within<T>(
+    limit: Duration,
+    what: &'static str,
+    statement: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout(limit, statement).await.unwrap_or_else(|_| Err(timed_out(what)))
 }
 
 /// A statement that did not answer in time: its connection must not be used again.

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use smallvec::smallvec;
 use steelyard::ledger::{LedgerName, Position};
 use steelyard::projector::fold::Fold;
-use steelyard::sequencer::{Outcome, Work};
+use steelyard::sequencer::{Outcome, Unavailable, Work};
 use steelyard::store::projections::{self, Step};
 use steelyard::store::{Database, Error, claims, events, ledgers};
 
 use super::{PATIENCE, main_ledger, open_accounts, payment, serving, submit, worker};
-use crate::support::Postgres;
+use crate::support::{Postgres, eventually};
 
 /// The log cannot be changed: not by the serving role, and not by the owner.
 #[tokio::test]
@@ -218,6 +218,44 @@ async fn the_claims_connection_is_never_believed_past_its_end() {
     serving(&worker).await;
     let answer = submit(&ledger, payment("bank", "a", 1, "k")).await.unwrap();
     assert!(matches!(answer.outcomes[0], Outcome::Recorded { .. }));
+    worker.stop().await;
+}
+
+/// A database that does not answer while a sequencer loads holds up nobody past
+/// their deadlines, and the sequencer tries again with other connections.
+#[tokio::test]
+async fn a_load_that_gets_no_answer_is_given_up_and_requests_keep_their_deadlines() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    let mut blocker = worker.database.connect_owner().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend(backend_pid) FROM sequencer_claims").execute(&mut conn).await.unwrap();
+    let loading = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%FROM events WHERE%' LIMIT 1";
+    let mut first = None;
+    eventually("the sequencer waits for the log", async || {
+        first = sqlx::query_scalar::<_, i32>(loading).fetch_optional(&mut conn).await.unwrap();
+        first.is_some()
+    })
+    .await;
+    let asked = Instant::now();
+    let work = Work::Each(smallvec![payment("bank", "a", 1, "k")]);
+    let answer = ledger.handle.submit(work, asked.into_tokio() + Duration::from_secs(1)).await;
+    assert!(matches!(answer, Err(Unavailable::TimedOut)), "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%FROM events WHERE%' AND pid <> $1";
+    eventually("it tries again", async || {
+        sqlx::query_scalar::<_, i64>(others).bind(first).fetch_one(&mut conn).await.unwrap() > 0
+    })
+    .await;
+    sqlx::query("COMMIT").execute(&mut blocker).await.unwrap();
+    serving(&worker).await;
+    let answer = submit(&ledger, payment("bank", "a", 1, "k")).await.unwrap();
+    assert!(matches!(answer.outcomes[0], Outcome::Recorded { .. }), "{answer:?}");
     worker.stop().await;
 }
 
