@@ -1,11 +1,13 @@
 //! One ledger's projector as a service.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use metrics::{counter, gauge, histogram};
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -103,7 +105,16 @@ impl Service {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut head = self.tail.subscribe();
         loop {
-            match self.project(&mut head, &stop).await {
+            // A panic is a defect, and no reason to leave the ledger without a
+            // projector. What it was writing may still commit, as a whole; the
+            // next one goes by the checkpoints.
+            let projected = AssertUnwindSafe(self.project(&mut head, &stop)).catch_unwind().await;
+            let Ok(projected) = projected else {
+                tracing::error!(ledger = %self.ledger, "the projector panicked; starting over from the checkpoints");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            };
+            match projected {
                 Ok(()) => return,
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(ledger = %self.ledger, %error, "the projector lost its connection");
@@ -258,6 +269,7 @@ impl Service {
             return Ok(None);
         }
         let events = (to - lowest) as usize;
+        failpoint("folded");
         let parts = fold.finish();
         Ok(Some(Prepared { claims: Arc::clone(claims), from, to, events, parts, oldest }))
     }

@@ -27,6 +27,7 @@ use super::append::{APPENDS_MAX, Appends, Ended, InFlight, ended};
 use super::keys::RecentKeys;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
 use crate::clock::{Clock, IdSource, recorded_at};
+use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
 use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide};
 use crate::projector::Checkpoints;
@@ -79,7 +80,7 @@ pub enum ExitReason {
     Fenced,
     /// Anything else: start over from the log.
     Failed(Error),
-    /// A defect; the request that showed it has been answered.
+    /// A defect; the requests that it concerns have been answered.
     Panicked,
 }
 
@@ -520,6 +521,7 @@ impl Engine {
 
     fn on_committed(&mut self) {
         let Some(InFlight { batch, pending, end, started, .. }) = self.appends.committed() else { return };
+        failpoint("on_committed");
         histogram!(metric::APPEND_SECONDS).record(started.elapsed().as_secs_f64());
         self.transient_failures = 0;
         self.isolate = self.isolate.saturating_sub(1);

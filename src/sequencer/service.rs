@@ -1,9 +1,11 @@
 //! One ledger's sequencer as a service: claim, load, serve, and again.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -56,7 +58,12 @@ impl Service {
         let mut used = 0;
         while let Some(claim) = self.next_claim(used, &mut queue, &mut waiting).await {
             used = claim.epoch;
-            match self.serve(&claim, &mut queue, &mut waiting).await {
+            // A panic is a defect, and no reason to leave the ledger without a
+            // sequencer. What it held is told that its outcome is not known; what
+            // it was writing, the next epoch waits out.
+            let served = AssertUnwindSafe(self.serve(&claim, &mut queue, &mut waiting)).catch_unwind().await;
+            self.serving.send_replace(false);
+            match served.unwrap_or(Ok(ExitReason::Panicked)) {
                 Ok(ExitReason::Cancelled) => {}
                 Ok(reason) => {
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, ?reason, "the sequencer stopped; starting over from the log");
