@@ -46,6 +46,9 @@ const INTAKE_MAX: usize = 128;
 const PREFETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Times in a row that PostgreSQL may ask to try again before the engine starts over.
 const TRANSIENT_TRIES_MAX: u32 = 10;
+/// Before an append is tried again that PostgreSQL had no means for: short beside
+/// a client's deadline, long enough not to add to what is wrong.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);
 /// How long every fresh key is looked up after an old one came back.
 const KEY_LOOKUP_AFTER_HIT: Duration = Duration::from_secs(5);
 /// Accounts evicted after a commit: what one batch of 10,000 payments can bring in, so
@@ -167,6 +170,8 @@ pub struct Engine {
     backlog: VecDeque<Submission>,
     look_keys_up_until: Option<Instant>,
     transient_failures: u32,
+    /// Until when nothing is decided or appended, because PostgreSQL lacks the means.
+    paused_until: Option<tokio::time::Instant>,
     /// Requests to append one by one, to find the one that PostgreSQL refuses.
     isolate: usize,
 }
@@ -217,6 +222,7 @@ impl Engine {
             backlog: VecDeque::new(),
             look_keys_up_until: None,
             transient_failures: 0,
+            paused_until: None,
             isolate: 0,
         })
     }
@@ -238,17 +244,27 @@ impl Engine {
     async fn run(&mut self, queue: &mut mpsc::Receiver<Submission>, claim: &Claim) -> ExitReason {
         let mut arrived = Vec::with_capacity(INTAKE_MAX);
         loop {
-            if let Err(reason) = self.take_in_backlog() {
-                return reason;
+            if self.paused_until.is_some() {
+                self.expire_backlog();
+            } else {
+                if let Err(reason) = self.take_in_backlog() {
+                    return reason;
+                }
+                self.start_append();
             }
-            self.start_append();
             self.start_prefetch();
-            let has_room = self.has_room();
+            // In a pause all comes into the backlog, where deadlines are kept.
+            let has_room = self.paused_until.is_some() || self.has_room();
+            let paused_until = self.paused_until;
             let step = tokio::select! {
                 biased;
                 () = claim.lost.cancelled() => Err(ExitReason::Cancelled),
                 appended = self.appends.ended() => self.on_appended(appended).await,
                 fetched = fetched(&mut self.prefetch) => self.on_prefetched(fetched),
+                () = until(paused_until) => {
+                    self.paused_until = None;
+                    Ok(())
+                }
                 received = queue.recv_many(&mut arrived, INTAKE_MAX), if has_room => {
                     if received == 0 { Err(ExitReason::Cancelled) } else {
                         self.backlog.extend(arrived.drain(..));
@@ -281,6 +297,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Answers what has waited too long.
+    fn expire_backlog(&mut self) {
+        let now = tokio::time::Instant::now();
+        for submission in std::mem::take(&mut self.backlog) {
+            if submission.deadline <= now {
+                submission.answer(Err(Unavailable::TimedOut));
+            } else {
+                self.backlog.push_back(submission);
+            }
+        }
     }
 
     fn needs_prefetch(&self, work: &Work) -> bool {
@@ -503,6 +531,13 @@ impl Engine {
                 self.take_back().await;
                 Ok(())
             }
+            Err(error @ Error::Exhausted(_)) => {
+                tracing::error!(ledger = %self.context.ledger, %error, "an append failed for want of means; trying again");
+                counter!(metric::REDECIDED, "reason" => "exhausted").increment(1);
+                self.take_back().await;
+                self.paused_until = Some(tokio::time::Instant::now() + EXHAUSTED_PAUSE);
+                Ok(())
+            }
             Err(error @ Error::Refused(_)) => {
                 tracing::error!(ledger = %self.context.ledger, %error, "an append was refused");
                 counter!(metric::REDECIDED, "reason" => "refused").increment(1);
@@ -622,7 +657,7 @@ impl Engine {
                     self.take_back().await;
                     reason = ExitReason::Fenced;
                 }
-                Err(Error::Transient(_) | Error::Refused(_)) => self.take_back().await,
+                Err(Error::Transient(_) | Error::Exhausted(_) | Error::Refused(_)) => self.take_back().await,
                 Err(error) => {
                     tracing::warn!(ledger = %self.context.ledger, %error, "the last append has no certain outcome");
                 }
@@ -748,6 +783,13 @@ fn count_decisions(events: &[Event]) {
     }
     if posted > 0 {
         counter!(metric::DECISIONS, "outcome" => "posted").increment(posted);
+    }
+}
+
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 
