@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{ClaimState, Ledgers, Status};
+use super::{ClaimState, Ledgers, RenewalsAsked, Status};
 use crate::projector::service::ShardClaims;
 use crate::sequencer::Claim;
 use crate::store::claims::{self, Unit};
@@ -38,7 +38,7 @@ pub struct Session {
     pub ledgers: Arc<Ledgers>,
     pub shard_claims: watch::Sender<ShardClaims>,
     pub status: watch::Sender<Status>,
-    pub renewals: mpsc::Receiver<Unit>,
+    pub renewals: RenewalsAsked,
     pub stop: CancellationToken,
 }
 
@@ -106,7 +106,7 @@ impl Session {
             self.report(held);
             tokio::select! {
                 () = self.stop.cancelled() => return Ended::Stopped,
-                Some(unit) = self.renewals.recv() => match self.renew(held, unit).await {
+                Some((unit, refused)) = self.renewals.recv() => match self.renew(held, unit, refused).await {
                     Ok(true) => {}
                     Ok(false) => return Ended::Deposed(unit),
                     Err(error) => return Ended::Lost(error),
@@ -161,9 +161,10 @@ impl Session {
         claims::try_lock(&mut held.conn, &units).await
     }
 
-    /// A new epoch for a unit of ours; `false` when it is ours no more.
-    async fn renew(&self, held: &mut Held, unit: Unit) -> Result<bool, Error> {
-        if !held.epochs.contains_key(&unit) {
+    /// A new epoch for a unit of ours in place of `refused`, if there is none
+    /// yet; `false` when it is ours no more.
+    async fn renew(&self, held: &mut Held, unit: Unit, refused: Epoch) -> Result<bool, Error> {
+        if held.epochs.get(&unit) != Some(&refused) {
             return Ok(true);
         }
         let renewed = claims::renew(&mut held.conn, held.worker_id, unit);

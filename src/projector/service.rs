@@ -116,6 +116,9 @@ impl Service {
             };
             match projected {
                 Ok(()) => return,
+                Err(error @ Error::Exhausted(_)) => {
+                    tracing::error!(ledger = %self.ledger, %error, "a flush failed for want of means; trying again");
+                }
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(ledger = %self.ledger, %error, "the projector lost its connection");
                 }
@@ -164,23 +167,25 @@ impl Service {
                 if ready.to < self.tail.head() { self.prepare(&mut reader, &claims, next_from).await } else { Ok(None) }
             };
             let (advanced, next) = tokio::join!(self.write(&mut conns, &ready), next);
-            prepared = if advanced? { next? } else { self.start_over(&mut reader).await? };
+            let refused = advanced?;
+            prepared = if refused.is_empty() { next? } else { self.start_over(&mut reader, &refused).await? };
             if !stop.is_cancelled() {
                 self.pause(started, stop).await;
             }
         }
     }
 
-    /// Writes one flush; `false` when some shard did not advance. Where its parts
+    /// Writes one flush, and answers the steps of shards that did not advance. Where its parts
     /// end differently, checkpoints differ too, and the next flush begins there.
-    async fn write(&self, conns: &mut [PgConnection], ready: &Prepared) -> Result<bool, Error> {
+    async fn write(&self, conns: &mut [PgConnection], ready: &Prepared) -> Result<Vec<Step>, Error> {
         let started = Instant::now();
         failpoint("before_flush");
         let parts = ready.parts.iter().zip(conns).enumerate().map(|(part, (flush, conn))| async move {
             let steps = ready.steps(part);
             let flushed = store::projections::flush(conn, self.ledger_id, &steps, ready.to, flush).await?;
             self.checkpoints.set(flushed.advanced.iter().map(|shard| (*shard, ready.to)));
-            Ok((flushed.advanced.len() == steps.len(), flushed.faults))
+            let refused = steps.into_iter().filter(|step| !flushed.advanced.contains(&step.shard));
+            Ok((refused.collect::<Vec<_>>(), flushed.faults))
         });
         let flush = async { tokio::join!(futures::future::join_all(parts), crash_in_the_middle()).0 };
         let Ok(flushed) = tokio::time::timeout(FLUSH_TIMEOUT, flush).await else {
@@ -197,20 +202,23 @@ impl Service {
                 "the projection of some accounts stopped, see table projection_faults; run `steelyard verify`, then `steelyard rebuild`"
             );
         }
-        Ok(flushed.iter().all(|(complete, _)| *complete))
+        Ok(flushed.into_iter().flat_map(|(refused, _)| refused).collect())
     }
 
     /// Somebody else moved a checkpoint or a claim: a takeover, or a rebuild.
-    async fn start_over(&self, conn: &mut PgConnection) -> Result<Option<Prepared>, Error> {
+    /// A shard whose checkpoint is where it was has lost its claim; a new epoch is
+    /// asked for unless there is one already.
+    async fn start_over(&self, conn: &mut PgConnection, refused: &[Step]) -> Result<Option<Prepared>, Error> {
         counter!(metric::FENCED, "write" => "flush").increment(1);
-        tracing::warn!(ledger = %self.ledger, "a flush was refused for some shards; reading checkpoints again");
-        let before: Vec<Position> = (0..self.shard_count).map(|shard| self.checkpoints.get(shard)).collect();
+        tracing::warn!(ledger = %self.ledger, shards = refused.len(), "a flush was refused for some shards; reading checkpoints again");
         self.reload(conn).await?;
-        let moved = before.iter().zip(0..).any(|(position, shard)| self.checkpoints.get(shard) != *position);
-        if !moved {
-            for shard in self.claims.borrow().keys() {
-                self.renewals.ask(Unit::Projector(*shard));
+        let fenced: Vec<&Step> = refused.iter().filter(|step| self.checkpoints.get(step.shard) == step.from).collect();
+        for step in &fenced {
+            if self.claims.borrow().get(&step.shard) == Some(&step.epoch) {
+                self.renewals.ask(Unit::Projector(step.shard), step.epoch);
             }
+        }
+        if !fenced.is_empty() {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
         Ok(None)

@@ -67,12 +67,12 @@ impl Service {
                 Ok(ExitReason::Cancelled) => {}
                 Ok(reason) => {
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, ?reason, "the sequencer stopped; starting over from the log");
-                    self.renewals.ask(Unit::Sequencer(self.ledger_id));
+                    self.renewals.ask(Unit::Sequencer(self.ledger_id), claim.epoch);
                 }
                 Err(error) => {
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, %error, "the sequencer could not start");
                     self.pause(&mut queue, &mut waiting).await;
-                    self.renewals.ask(Unit::Sequencer(self.ledger_id));
+                    self.renewals.ask(Unit::Sequencer(self.ledger_id), claim.epoch);
                 }
             }
         }

@@ -143,6 +143,27 @@ async fn a_flush_writes_nothing_for_a_shard_without_a_step() {
     assert_eq!(written, 603);
 }
 
+/// A flush that is refused for one shard asks for a new epoch of that shard alone:
+/// one of all would refuse every other ledger's flushes, which would ask again.
+#[tokio::test]
+async fn one_refused_shard_gets_one_new_epoch() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    tokio::time::timeout(PATIENCE, ledger.checkpoints.reached(ledger.tail.head())).await.unwrap();
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    let epochs = "SELECT epoch FROM shard_claims ORDER BY shard";
+    let before: Vec<i64> = sqlx::query_scalar(epochs).fetch_all(&mut conn).await.unwrap();
+    sqlx::query("UPDATE shard_claims SET epoch = epoch + 1 WHERE shard = 7").execute(&mut conn).await.unwrap();
+    submit(&ledger, payment("bank", "a", 5, "k1")).await.unwrap();
+    tokio::time::timeout(PATIENCE, ledger.checkpoints.reached(ledger.tail.head())).await.unwrap();
+    let after: Vec<i64> = sqlx::query_scalar(epochs).fetch_all(&mut conn).await.unwrap();
+    let raised: Vec<i64> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    assert_eq!((raised[7], raised.iter().sum()), (2, 2), "{raised:?}");
+    worker.stop().await;
+}
+
 /// An account whose event does not follow on its balance stops, visibly; the
 /// others go on.
 #[tokio::test]
