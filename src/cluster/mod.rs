@@ -14,12 +14,16 @@ pub mod session;
 pub mod wire;
 pub mod worker;
 
-use tokio::sync::mpsc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 pub use ledgers::{Ledger, Ledgers};
 pub use worker::{Status, Worker};
 
 use crate::sequencer::Claim;
+use crate::store::Epoch;
 use crate::store::claims::Unit;
 
 /// A ledger's claim, as its sequencer sees it.
@@ -34,21 +38,71 @@ pub enum ClaimState {
     Stopped,
 }
 
-/// Requests for a new epoch, by those who lost their connection or their fence.
-#[derive(Clone, Debug)]
-pub struct Renewals(mpsc::Sender<Unit>);
+/// Requests for a new epoch, by those who lost their connection or their fence:
+/// per unit, the epoch that is of no use any more. A unit is in it once, however
+/// often it is asked for, so none is ever lost for want of room.
+#[derive(Clone, Debug, Default)]
+pub struct Renewals(Arc<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    refused: Mutex<BTreeMap<Unit, Epoch>>,
+    more: Notify,
+}
+
+/// What the session takes them from.
+#[derive(Debug)]
+pub struct RenewalsAsked(Arc<Asked>);
 
 impl Renewals {
-    /// Renewals that may wait; the session looks at all units anyway.
-    const WAITING_MAX: usize = 1_024;
-
-    pub fn new() -> (Self, mpsc::Receiver<Unit>) {
-        let (sender, receiver) = mpsc::channel(Self::WAITING_MAX);
-        (Self(sender), receiver)
+    pub fn new() -> (Self, RenewalsAsked) {
+        let asked = Arc::<Asked>::default();
+        (Self(Arc::clone(&asked)), RenewalsAsked(asked))
     }
 
-    /// Asks; when too many ask already, the session will notice by itself.
-    pub fn ask(&self, unit: Unit) {
-        _ = self.0.try_send(unit);
+    /// Asks for an epoch above `refused`. Asking twice is fine.
+    pub fn ask(&self, unit: Unit, refused: Epoch) {
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(unit, refused);
+        self.0.more.notify_one();
+    }
+}
+
+impl RenewalsAsked {
+    /// The next unit to be renewed, sequencers first, and its epoch that was
+    /// refused. Cancelling the wait loses nothing.
+    pub async fn recv(&mut self) -> Option<(Unit, Epoch)> {
+        loop {
+            let next = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).pop_first();
+            if next.is_some() {
+                return next;
+            }
+            self.0.more.notified().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_renewal_is_asked_for_once_and_none_is_lost() {
+        let (renewals, mut asked) = Renewals::new();
+        for epoch in 1..3 {
+            for shard in 0..1_024 {
+                renewals.ask(Unit::Projector(shard), epoch);
+            }
+        }
+        renewals.ask(Unit::Sequencer(1), 9);
+        assert_eq!(asked.recv().await, Some((Unit::Sequencer(1), 9)));
+        for shard in 0..1_024 {
+            assert_eq!(asked.recv().await, Some((Unit::Projector(shard), 2)));
+        }
+        let later = async {
+            tokio::task::yield_now().await;
+            renewals.ask(Unit::Sequencer(2), 1);
+        };
+        let (next, ()) = tokio::join!(asked.recv(), later);
+        assert_eq!(next, Some((Unit::Sequencer(2), 1)));
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use sqlx::{Connection, PgConnection};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use super::assignment::{Member, assign};
 use super::forward::{Route, Routes};
 use super::peer::Peers;
-use super::{ClaimState, Ledgers, Status};
+use super::{ClaimState, Ledgers, RenewalsAsked, Status};
 use crate::projector::service::ShardClaims;
 use crate::sequencer::Claim;
 use crate::store::claims::{self, LiveRow, Registration, Unit};
@@ -52,7 +52,7 @@ pub struct Session {
     pub shard_claims: watch::Sender<ShardClaims>,
     pub routes: watch::Sender<Routes>,
     pub status: watch::Sender<Status>,
-    pub renewals: mpsc::Receiver<Unit>,
+    pub renewals: RenewalsAsked,
     pub peers: Peers,
     /// Rung by whoever has reason to believe that claims have changed.
     pub look_again: Arc<Notify>,
@@ -147,7 +147,7 @@ impl Session {
             let pause = if held.leaving.is_empty() { CLAIM_TICK } else { soon };
             tokio::select! {
                 () = self.stop.cancelled() => return Ended::Stopped,
-                Some(unit) = self.renewals.recv() => match self.renew(held, unit).await {
+                Some((unit, refused)) = self.renewals.recv() => match self.renew(held, unit, refused).await {
                     Ok(true) => {}
                     Ok(false) => return Ended::Deposed(unit),
                     Err(error) => return Ended::Lost(error),
@@ -302,9 +302,10 @@ impl Session {
         claims::try_lock(&mut held.conn, &units).await
     }
 
-    /// A new epoch for a unit of ours; `false` when it is ours no more.
-    async fn renew(&self, held: &mut Held, unit: Unit) -> Result<bool, Error> {
-        if !held.epochs.contains_key(&unit) || held.leaving.contains(&unit) {
+    /// A new epoch for a unit of ours in place of `refused`, if there is none
+    /// yet; `false` when it is ours no more.
+    async fn renew(&self, held: &mut Held, unit: Unit, refused: Epoch) -> Result<bool, Error> {
+        if held.epochs.get(&unit) != Some(&refused) || held.leaving.contains(&unit) {
             return Ok(true);
         }
         let renewed = claims::renew(&mut held.conn, held.worker_id, unit);

@@ -1,11 +1,13 @@
 //! One ledger's projector as a service.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use metrics::{counter, gauge, histogram};
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -45,6 +47,9 @@ const PEAK_QUEUE_ITEMS: usize = 2_000;
 const PEAK_LAG_MAX: u64 = 2_000_000;
 /// A flush that takes longer counts as a lost connection.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+/// A page of the log takes some tenths of a second to read; a read that takes
+/// longer than this has lost its connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait between tries at a database that is not there.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often the projector looks around when nothing wakes it.
@@ -75,6 +80,9 @@ pub struct Service {
 
 /// A flush that is ready to be written.
 struct Prepared {
+    /// What it was folded under and is written under: newer claims may be for
+    /// shards whose rows are not in it.
+    claims: ShardClaims,
     from: Vec<Option<Position>>,
     to: Position,
     events: usize,
@@ -82,13 +90,38 @@ struct Prepared {
     oldest: Option<DateTime<Utc>>,
 }
 
+impl Prepared {
+    /// The shards of one part, and where each begins.
+    fn steps(&self, part: usize) -> Vec<Step> {
+        let parts = self.parts.len();
+        let steps = self.claims.iter().filter(|(shard, _)| part_of(**shard, parts) == part);
+        let steps = steps.filter_map(|(shard, epoch)| {
+            let from = self.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
+            Some(Step { shard: *shard, epoch: *epoch, from })
+        });
+        steps.collect()
+    }
+}
+
 impl Service {
     /// Runs until `stop`; then writes what is committed and ends.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut head = self.tail.subscribe();
         loop {
-            match self.project(&mut head, &stop).await {
+            // A panic is a defect, and no reason to leave the ledger without a
+            // projector. What it was writing may still commit, as a whole; the
+            // next one goes by the checkpoints.
+            let projected = AssertUnwindSafe(self.project(&mut head, &stop)).catch_unwind().await;
+            let Ok(projected) = projected else {
+                tracing::error!(ledger = %self.ledger, "the projector panicked; starting over from the checkpoints");
+                tokio::time::sleep(RETRY_PAUSE).await;
+                continue;
+            };
+            match projected {
                 Ok(()) => return,
+                Err(error @ Error::Exhausted(_)) => {
+                    tracing::error!(ledger = %self.ledger, %error, "a flush failed for want of means; trying again");
+                }
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(ledger = %self.ledger, %error, "the projector lost its connection");
                 }
@@ -154,29 +187,26 @@ impl Service {
             let next = async {
                 if ready.to < self.tail.head() { self.prepare(&mut reader, &claims, next_from).await } else { Ok(None) }
             };
-            let (advanced, next) = tokio::join!(self.write(&mut conns, &claims, &ready), next);
-            prepared = if advanced? { next? } else { self.start_over(&mut reader).await? };
+            let (advanced, next) = tokio::join!(self.write(&mut conns, &ready), next);
+            let refused = advanced?;
+            prepared = if refused.is_empty() { next? } else { self.start_over(&mut reader, &refused).await? };
             if !stop.is_cancelled() {
                 self.pause(started, stop).await;
             }
         }
     }
 
-    /// Writes one flush; `false` when some shard did not advance. Where its parts
+    /// Writes one flush, and answers the steps of shards that did not advance. Where its parts
     /// end differently, checkpoints differ too, and the next flush begins there.
-    async fn write(
-        &self,
-        conns: &mut [PgConnection],
-        claims: &ShardClaims,
-        ready: &Prepared,
-    ) -> Result<bool, Error> {
+    async fn write(&self, conns: &mut [PgConnection], ready: &Prepared) -> Result<Vec<Step>, Error> {
         let started = Instant::now();
         failpoint("before_flush");
         let parts = ready.parts.iter().zip(conns).enumerate().map(|(part, (flush, conn))| async move {
-            let steps = self.steps(claims, ready, part);
+            let steps = ready.steps(part);
             let flushed = store::projections::flush(conn, self.ledger_id, &steps, ready.to, flush).await?;
             self.checkpoints.set(flushed.advanced.iter().map(|shard| (*shard, ready.to)));
-            Ok((flushed.advanced.len() == steps.len(), flushed.faults))
+            let refused = steps.into_iter().filter(|step| !flushed.advanced.contains(&step.shard));
+            Ok((refused.collect::<Vec<_>>(), flushed.faults))
         });
         let flush = async { tokio::join!(futures::future::join_all(parts), crash_in_the_middle()).0 };
         let Ok(flushed) = tokio::time::timeout(FLUSH_TIMEOUT, flush).await else {
@@ -193,38 +223,31 @@ impl Service {
                 "the projection of some accounts stopped, see table projection_faults; run `steelyard verify`, then `steelyard rebuild`"
             );
         }
-        Ok(flushed.iter().all(|(complete, _)| *complete))
-    }
-
-    /// The shards of one part, and where each begins.
-    fn steps(&self, claims: &ShardClaims, ready: &Prepared, part: usize) -> Vec<Step> {
-        let parts = ready.parts.len();
-        let steps = claims.iter().filter(|(shard, _)| part_of(**shard, parts) == part);
-        let steps = steps.filter_map(|(shard, epoch)| {
-            let from = ready.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
-            Some(Step { shard: *shard, epoch: *epoch, from })
-        });
-        steps.collect()
+        Ok(flushed.into_iter().flat_map(|(refused, _)| refused).collect())
     }
 
     /// Somebody else moved a checkpoint or a claim: a takeover, or a rebuild.
-    async fn start_over(&self, conn: &mut PgConnection) -> Result<Option<Prepared>, Error> {
+    /// A shard whose checkpoint is where it was has lost its claim; a new epoch is
+    /// asked for unless there is one already.
+    async fn start_over(&self, conn: &mut PgConnection, refused: &[Step]) -> Result<Option<Prepared>, Error> {
         counter!(metric::FENCED, "write" => "flush").increment(1);
-        tracing::warn!(ledger = %self.ledger, "a flush was refused for some shards; reading checkpoints again");
-        let before: Vec<Position> = (0..self.shard_count).map(|shard| self.checkpoints.get(shard)).collect();
+        tracing::warn!(ledger = %self.ledger, shards = refused.len(), "a flush was refused for some shards; reading checkpoints again");
         self.reload(conn).await?;
-        let moved = before.iter().zip(0..).any(|(position, shard)| self.checkpoints.get(shard) != *position);
-        if !moved {
-            for shard in self.claims.borrow().keys() {
-                self.renewals.ask(Unit::Projector(*shard));
+        let fenced: Vec<&Step> = refused.iter().filter(|step| self.checkpoints.get(step.shard) == step.from).collect();
+        for step in &fenced {
+            if self.claims.borrow().get(&step.shard) == Some(&step.epoch) {
+                self.renewals.ask(Unit::Projector(step.shard), step.epoch);
             }
+        }
+        if !fenced.is_empty() {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
         Ok(None)
     }
 
     async fn reload(&self, conn: &mut PgConnection) -> Result<(), Error> {
-        self.checkpoints.set(store::projections::checkpoints(conn, self.ledger_id).await?);
+        let checkpoints = store::projections::checkpoints(conn, self.ledger_id);
+        self.checkpoints.set(in_time(checkpoints).await?);
         Ok(())
     }
 
@@ -266,7 +289,8 @@ impl Service {
             }
             None => {
                 let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
-                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64).await?;
+                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
+                let page = in_time(page).await?;
                 page.iter().try_for_each(&mut add)?;
             }
         }
@@ -274,8 +298,9 @@ impl Service {
             return Ok(None);
         }
         let events = (to - lowest) as usize;
+        failpoint("folded");
         let parts = fold.finish();
-        Ok(Some(Prepared { from, to, events, parts, oldest }))
+        Ok(Some(Prepared { claims: Arc::clone(claims), from, to, events, parts, oldest }))
     }
 
     /// Lets changes gather, the longer the busier the ledger is.
@@ -305,6 +330,10 @@ impl Service {
         let age = oldest.map_or(0.0, |oldest| (self.clock.now() - oldest).as_seconds_f64().max(0.0));
         gauge!(metric::PROJECTION_LAG_SECONDS, "ledger" => Arc::clone(&self.ledger)).set(age);
     }
+}
+
+async fn in_time<T>(read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    store::error::within(READ_TIMEOUT, "a projector's read took too long", read).await
 }
 
 /// With the failpoint `during_flush` armed, dies shortly after the flush has

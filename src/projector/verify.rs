@@ -277,7 +277,7 @@ impl<'a> Verification<'a> {
             .and_then(|ledger| ledger.replay.accounts().get(ledger.replay.index_of(fault.account_id as AccountId)?));
         let account = account.map_or_else(|| fault.account_id.to_string(), |account| account.code.to_string());
         let name = ledger.map_or_else(|| fault.ledger_id.to_string(), |ledger| ledger.name.clone());
-        let found = format!("stopped at position {}, which follows on version {}", fault.position, fault.expected);
+        let found = format!("stopped after version {}, and last left out position {}", fault.expected, fault.position);
         Err(differs(name, format!("projection of account {account}"), "one that goes on", found))
     }
 

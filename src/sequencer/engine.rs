@@ -27,6 +27,7 @@ use super::append::{APPENDS_MAX, Appends, Ended, InFlight, ended};
 use super::keys::RecentKeys;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
 use crate::clock::{Clock, IdSource, recorded_at};
+use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
 use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide};
 use crate::projector::Checkpoints;
@@ -45,6 +46,9 @@ const INTAKE_MAX: usize = 128;
 const PREFETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Times in a row that PostgreSQL may ask to try again before the engine starts over.
 const TRANSIENT_TRIES_MAX: u32 = 10;
+/// Before an append is tried again that PostgreSQL had no means for: short beside
+/// a client's deadline, long enough not to add to what is wrong.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(250);
 /// How long every fresh key is looked up after an old one came back.
 const KEY_LOOKUP_AFTER_HIT: Duration = Duration::from_secs(5);
 /// Accounts evicted after a commit: what one batch of 10,000 payments can bring in, so
@@ -79,7 +83,7 @@ pub enum ExitReason {
     Fenced,
     /// Anything else: start over from the log.
     Failed(Error),
-    /// A defect; the request that showed it has been answered.
+    /// A defect; the requests that it concerns have been answered.
     Panicked,
 }
 
@@ -166,6 +170,8 @@ pub struct Engine {
     backlog: VecDeque<Submission>,
     look_keys_up_until: Option<Instant>,
     transient_failures: u32,
+    /// Until when nothing is decided or appended, because PostgreSQL lacks the means.
+    paused_until: Option<tokio::time::Instant>,
     /// Requests to append one by one, to find the one that PostgreSQL refuses.
     isolate: usize,
 }
@@ -185,14 +191,14 @@ impl Engine {
         let ledger_id = context.ledger_id;
         let [conn, ..] = &mut append_conns;
         let mut book = Book::default();
-        for asset in store::ledgers::assets(&mut *conn, ledger_id).await? {
+        for asset in loaded(store::ledgers::assets(&mut *conn, ledger_id)).await? {
             book.load_asset(asset.code, asset.scale);
         }
-        let head = store::events::head(&mut *conn, ledger_id).await?;
+        let head = loaded(store::events::head(&mut *conn, ledger_id)).await?;
         let (head, last_recorded_at) = head.unwrap_or((0, DateTime::UNIX_EPOCH));
         load_tail(&context, &mut *conn, &mut book, head).await?;
         let mut keys = RecentKeys::default();
-        let recent = store::events::recent_keys(&mut *conn, ledger_id, head, RECENT_KEYS_LOADED).await?;
+        let recent = loaded(store::events::recent_keys(&mut *conn, ledger_id, head, RECENT_KEYS_LOADED)).await?;
         for key in recent {
             keys.insert(store::keys::hash(&key));
         }
@@ -216,6 +222,7 @@ impl Engine {
             backlog: VecDeque::new(),
             look_keys_up_until: None,
             transient_failures: 0,
+            paused_until: None,
             isolate: 0,
         })
     }
@@ -237,17 +244,27 @@ impl Engine {
     async fn run(&mut self, queue: &mut mpsc::Receiver<Submission>, claim: &Claim) -> ExitReason {
         let mut arrived = Vec::with_capacity(INTAKE_MAX);
         loop {
-            if let Err(reason) = self.take_in_backlog() {
-                return reason;
+            if self.paused_until.is_some() {
+                self.expire_backlog();
+            } else {
+                if let Err(reason) = self.take_in_backlog() {
+                    return reason;
+                }
+                self.start_append();
             }
-            self.start_append();
             self.start_prefetch();
-            let has_room = self.has_room();
+            // In a pause all comes into the backlog, where deadlines are kept.
+            let has_room = self.paused_until.is_some() || self.has_room();
+            let paused_until = self.paused_until;
             let step = tokio::select! {
                 biased;
                 () = claim.lost.cancelled() => Err(ExitReason::Cancelled),
                 appended = self.appends.ended() => self.on_appended(appended).await,
                 fetched = fetched(&mut self.prefetch) => self.on_prefetched(fetched),
+                () = until(paused_until) => {
+                    self.paused_until = None;
+                    Ok(())
+                }
                 received = queue.recv_many(&mut arrived, INTAKE_MAX), if has_room => {
                     if received == 0 { Err(ExitReason::Cancelled) } else {
                         self.backlog.extend(arrived.drain(..));
@@ -280,6 +297,18 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Answers what has waited too long.
+    fn expire_backlog(&mut self) {
+        let now = tokio::time::Instant::now();
+        for submission in std::mem::take(&mut self.backlog) {
+            if submission.deadline <= now {
+                submission.answer(Err(Unavailable::TimedOut));
+            } else {
+                self.backlog.push_back(submission);
+            }
+        }
     }
 
     fn needs_prefetch(&self, work: &Work) -> bool {
@@ -494,14 +523,19 @@ impl Engine {
                 self.take_back().await;
                 Err(ExitReason::Fenced)
             }
-            Err(Error::UniqueViolation { constraint }) if constraint == KEYS_CONSTRAINT => {
-                self.on_keys_known().await
-            }
+            Err(Error::UniqueViolation { constraint }) if constraint == KEYS_CONSTRAINT => self.on_keys_known().await,
             Err(error @ Error::Transient(_)) if self.transient_failures < TRANSIENT_TRIES_MAX => {
                 tracing::info!(ledger = %self.context.ledger, %error, "deciding a batch again");
                 counter!(metric::REDECIDED, "reason" => "transient").increment(1);
                 self.transient_failures += 1;
                 self.take_back().await;
+                Ok(())
+            }
+            Err(error @ Error::Exhausted(_)) => {
+                tracing::error!(ledger = %self.context.ledger, %error, "an append failed for want of means; trying again");
+                counter!(metric::REDECIDED, "reason" => "exhausted").increment(1);
+                self.take_back().await;
+                self.paused_until = Some(tokio::time::Instant::now() + EXHAUSTED_PAUSE);
                 Ok(())
             }
             Err(error @ Error::Refused(_)) => {
@@ -522,6 +556,7 @@ impl Engine {
 
     fn on_committed(&mut self) {
         let Some(InFlight { batch, pending, end, started, .. }) = self.appends.committed() else { return };
+        failpoint("on_committed");
         histogram!(metric::APPEND_SECONDS).record(started.elapsed().as_secs_f64());
         self.transient_failures = 0;
         self.isolate = self.isolate.saturating_sub(1);
@@ -622,7 +657,7 @@ impl Engine {
                     self.take_back().await;
                     reason = ExitReason::Fenced;
                 }
-                Err(Error::Transient(_) | Error::Refused(_)) => self.take_back().await,
+                Err(Error::Transient(_) | Error::Exhausted(_) | Error::Refused(_)) => self.take_back().await,
                 Err(error) => {
                     tracing::warn!(ledger = %self.context.ledger, %error, "the last append has no certain outcome");
                 }
@@ -659,16 +694,24 @@ const RECENT_KEYS_LOADED: u64 = 50_000;
 /// Events read at a time when a sequencer starts.
 const LOAD_PAGE: i64 = 10_000;
 
+/// One statement of a load takes some tenths of a second at most; one that takes
+/// longer than this has lost its connection. How many there are, the lag bounds.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+async fn loaded<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    store::error::within(LOAD_TIMEOUT, "loading the ledger took too long", statement).await
+}
+
 /// Brings into the book every account that the log has touched since its
 /// projection: its row in `balances` is not exact yet. Legs state the balance
 /// they leave behind, so the last one of each account is its state.
 async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, head: Position) -> Result<(), Error> {
     let ledger_id = context.ledger_id;
-    let checkpoints = store::projections::checkpoints(&mut *conn, ledger_id).await?;
+    let checkpoints = loaded(store::projections::checkpoints(&mut *conn, ledger_id)).await?;
     let Some(mut after) = checkpoints.iter().map(|(_, position)| *position).min() else { return Ok(()) };
     let mut touched: hashbrown::HashMap<AccountCode, crate::ledger::Balance> = hashbrown::HashMap::new();
     while after < head {
-        let page = store::events::read_events(&mut *conn, ledger_id, after, LOAD_PAGE).await?;
+        let page = loaded(store::events::read_events(&mut *conn, ledger_id, after, LOAD_PAGE)).await?;
         let Some(last) = page.last() else { break };
         after = last.position;
         for event in page {
@@ -691,7 +734,7 @@ async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, 
         let shards: Vec<Shard> =
             chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), context.shard_count)).collect();
         let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
-        projected.extend(store::projections::load_accounts(conn, ledger_id, &shards, &chunk).await?);
+        projected.extend(loaded(store::projections::load_accounts(conn, ledger_id, &shards, &chunk)).await?);
     }
     for account in projected {
         book.load_account(account);
@@ -740,6 +783,13 @@ fn count_decisions(events: &[Event]) {
     }
     if posted > 0 {
         counter!(metric::DECISIONS, "outcome" => "posted").increment(posted);
+    }
+}
+
+async fn until(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

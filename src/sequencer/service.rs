@@ -1,22 +1,31 @@
 //! One ledger's sequencer as a service: claim, load, serve, and again.
 
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::engine::{Context, Engine, Exit, ExitReason, Unknown};
 use super::{Claim, Submission, Tail, Unavailable};
 use crate::clock::Clock;
 use crate::cluster::{ClaimState, Renewals};
+use crate::ledger::Position;
 use crate::projector::Checkpoints;
 use crate::store::claims::Unit;
 use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
 
 /// Wait between tries at a database that is not there.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Reading the outcome of an append back is one row by primary key; what takes
+/// longer has lost its connection.
+const READ_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the service of one ledger works with.
 pub struct Service {
@@ -51,16 +60,21 @@ impl Service {
         let mut used = 0;
         while let Some(claim) = self.next_claim(used, &mut queue, &mut waiting).await {
             used = claim.epoch;
-            match self.serve(&claim, &mut queue, &mut waiting).await {
+            // A panic is a defect, and no reason to leave the ledger without a
+            // sequencer. What it held is told that its outcome is not known; what
+            // it was writing, the next epoch waits out.
+            let served = AssertUnwindSafe(self.serve(&claim, &mut queue, &mut waiting)).catch_unwind().await;
+            self.serving.send_replace(false);
+            match served.unwrap_or(Ok(ExitReason::Panicked)) {
                 Ok(ExitReason::Cancelled) => {}
                 Ok(reason) => {
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, ?reason, "the sequencer stopped; starting over from the log");
-                    self.renewals.ask(Unit::Sequencer(self.ledger_id));
+                    self.renewals.ask(Unit::Sequencer(self.ledger_id), claim.epoch);
                 }
                 Err(error) => {
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, %error, "the sequencer could not start");
                     self.pause(&mut queue, &mut waiting).await;
-                    self.renewals.ask(Unit::Sequencer(self.ledger_id));
+                    self.renewals.ask(Unit::Sequencer(self.ledger_id), claim.epoch);
                 }
             }
         }
@@ -83,7 +97,7 @@ impl Service {
                 ClaimState::Held(claim) if claim.epoch > used && !claim.lost.is_cancelled() => return Some(claim),
                 ClaimState::Stopped => return None,
                 ClaimState::Standby => {
-                    self.resolve_as_standby(waiting).await;
+                    self.resolve_as_standby(queue, waiting).await;
                     for submission in waiting.requests.drain(..) {
                         self.pass_on(submission);
                     }
@@ -127,14 +141,21 @@ impl Service {
         queue: &mut mpsc::Receiver<Submission>,
         waiting: &mut Waiting,
     ) -> Result<ExitReason, Error> {
-        let mut append_conns = [self.database.connect_serving().await?, self.database.connect_serving().await?];
-        let prefetch_conn = self.database.connect_serving().await?;
-        if let Some(unknown) = &waiting.unknown {
-            // The claim's epoch was raised after that append was sent, which
-            // waited it out: it is in the log now, or never will be.
-            let first = unknown.first_position().unwrap_or(0);
-            let [conn, ..] = &mut append_conns;
-            let committed = store::events::was_appended(conn, self.ledger_id, first, unknown.epoch).await?;
+        let unknown = waiting.unknown.as_ref().map(|unknown| (unknown.first_position().unwrap_or(0), unknown.epoch));
+        let connected = async {
+            let mut append_conns = [self.database.connect_serving().await?, self.database.connect_serving().await?];
+            let prefetch_conn = self.database.connect_serving().await?;
+            let committed = match unknown {
+                // The claim's epoch was raised after that append was sent, which
+                // waited it out: it is in the log now, or never will be.
+                Some((first, epoch)) => Some(self.was_appended(&mut append_conns[0], first, epoch).await?),
+                None => None,
+            };
+            Ok((append_conns, prefetch_conn, committed))
+        };
+        let connected = meanwhile(connected, &claim.lost, queue, waiting).await?;
+        let Some((append_conns, prefetch_conn, committed)) = connected else { return Ok(ExitReason::Cancelled) };
+        if let Some(committed) = committed {
             self.resolve(waiting, committed);
         }
         let context = Context {
@@ -146,7 +167,9 @@ impl Service {
             checkpoints: Arc::clone(&self.checkpoints),
             clock: Arc::clone(&self.clock),
         };
-        let engine = Engine::load(context, claim, append_conns, prefetch_conn).await?;
+        let load = Engine::load(context, claim, append_conns, prefetch_conn);
+        let loaded = meanwhile(load, &claim.lost, queue, waiting).await?;
+        let Some(engine) = loaded else { return Ok(ExitReason::Cancelled) };
         tracing::info!(ledger = %self.ledger, epoch = claim.epoch, head = self.tail.head(), "sequencing");
         self.serving.send_replace(true);
         let Exit { reason, unknown, waiting: requests } =
@@ -155,6 +178,11 @@ impl Service {
         waiting.unknown = unknown;
         waiting.requests = requests;
         Ok(reason)
+    }
+
+    async fn was_appended(&self, conn: &mut PgConnection, first: Position, epoch: Epoch) -> Result<bool, Error> {
+        let read_back = store::events::was_appended(conn, self.ledger_id, first, epoch);
+        store::error::within(READ_BACK_TIMEOUT, "reading an append back took too long", read_back).await
     }
 
     fn resolve(&self, waiting: &mut Waiting, committed: bool) {
@@ -171,23 +199,22 @@ impl Service {
 
     /// Another worker has the ledger. It raised the epoch, so an append of ours
     /// without an answer is decided too: ask the log once more before giving up.
-    async fn resolve_as_standby(&self, waiting: &mut Waiting) {
+    async fn resolve_as_standby(&self, queue: &mut mpsc::Receiver<Submission>, waiting: &mut Waiting) {
         let Some(unknown) = &waiting.unknown else { return };
         let (first, epoch) = (unknown.first_position().unwrap_or(0), unknown.epoch);
         let read_back = async {
             let mut conn = self.database.connect_serving().await?;
-            match store::events::fence(&mut conn, self.ledger_id, epoch).await {
+            let fence = store::events::fence(&mut conn, self.ledger_id, epoch);
+            match store::error::within(READ_BACK_TIMEOUT, "the fence took too long", fence).await {
                 // Nobody has raised it yet: it is too early to tell.
                 Ok(()) => Ok(None),
-                Err(Error::Fenced { .. }) => {
-                    store::events::was_appended(&mut conn, self.ledger_id, first, epoch).await.map(Some)
-                }
+                Err(Error::Fenced { .. }) => self.was_appended(&mut conn, first, epoch).await.map(Some),
                 Err(error) => Err(error),
             }
         };
-        match read_back.await {
-            Ok(Some(committed)) => self.resolve(waiting, committed),
-            Ok(None) => {}
+        match meanwhile(read_back, &CancellationToken::new(), queue, waiting).await {
+            Ok(Some(Some(committed))) => self.resolve(waiting, committed),
+            Ok(_) => {}
             Err(error) => tracing::debug!(ledger = %self.ledger, %error, "the log cannot be read yet"),
         }
     }
@@ -202,6 +229,27 @@ impl Service {
         }
         while let Ok(submission) = queue.try_recv() {
             submission.answer(Err(Unavailable::TimedOut));
+        }
+    }
+}
+
+/// Does `work`, which has deadlines of its own, while what waits keeps its own;
+/// `None` when the claim is lost before it is done.
+async fn meanwhile<T>(
+    work: impl Future<Output = Result<T, Error>>,
+    lost: &CancellationToken,
+    queue: &mut mpsc::Receiver<Submission>,
+    waiting: &mut Waiting,
+) -> Result<Option<T>, Error> {
+    tokio::pin!(work);
+    let mut tick = tokio::time::interval(RETRY_PAUSE);
+    loop {
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => return Ok(None),
+            done = &mut work => return done.map(Some),
+            _ = tick.tick() => expire(waiting),
+            Some(submission) = queue.recv() => waiting.requests.push_back(submission),
         }
     }
 }

@@ -5,6 +5,16 @@
 //! rows. So a stale projector, two of them, or a rebuild that swaps the tables
 //! underneath can only ever make a flush do nothing. Readers take no locks: a
 //! statement sees rows and checkpoint of the same commit.
+//!
+//! The sequencer forgets accounts whose last leg the checkpoint covers and reads
+//! them back with [`load_accounts`], so what that gives must be exact as of the
+//! checkpoint. An account whose projection has stopped has an old row in
+//! `balances` while its checkpoint moves on. Its state is then in the log: each
+//! flush keeps, in the account's row of `projection_faults` and in the commit
+//! that moves the checkpoint, the position of the last leg that it did not
+//! write, so one probe of that table and one event by primary key give the
+//! balance, however long ago the projection stopped. An account that has stopped
+//! stays so until a rebuild, or that position would fall behind its row.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgExecutor};
@@ -14,7 +24,7 @@ use uuid::Uuid;
 use super::jsonb::Jsonb;
 use super::{Epoch, Error, LedgerId, Shard, events, rows};
 use crate::ledger::{
-    Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Balance, Limits, Position, Side,
+    Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Balance, Event, Fact, Limits, Position, Side,
 };
 
 /// The projection that this module keeps.
@@ -259,6 +269,8 @@ struct AccountRow {
     credits_pending: Amount,
     version: i64,
     position: i64,
+    /// Where its last leg is, when its projection has stopped and the balance above is old.
+    fault_position: Option<i64>,
 }
 
 impl AccountRow {
@@ -304,15 +316,17 @@ pub async fn load_accounts(
             found.metadata AS "metadata: Jsonb<Box<str>>", found.opened_at,
             found.debits_posted AS "debits_posted: Amount", found.credits_posted AS "credits_posted: Amount",
             found.debits_pending AS "debits_pending: Amount", found.credits_pending AS "credits_pending: Amount",
-            found.version, found.position
+            found.version, found.position, found.fault_position AS "fault_position?"
         FROM UNNEST($2::smallint[], $3::text[]) AS u (shard, code)
         CROSS JOIN LATERAL (
             SELECT
                 a.account_id, a.code, a.asset, a.normal_side, a.status, a.min_balance, a.max_balance, a.metadata,
                 a.opened_at, b.debits_posted, b.credits_posted, b.debits_pending, b.credits_pending,
-                b.version, b.position
+                b.version, b.position, f.position AS fault_position
             FROM accounts a
             JOIN balances b ON b.shard = a.shard AND b.ledger_id = a.ledger_id AND b.account_id = a.account_id
+            LEFT JOIN projection_faults f
+                ON f.shard = a.shard AND f.ledger_id = a.ledger_id AND f.account_id = a.account_id
             WHERE a.shard = u.shard AND a.ledger_id = $1 AND a.code = u.code
             LIMIT 1
         ) AS found
@@ -321,9 +335,35 @@ pub async fn load_accounts(
         shards,
         codes as _
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
-    rows.into_iter().map(AccountRow::into_account).collect()
+    let stopped: Vec<i64> = rows.iter().filter_map(|row| row.fault_position).collect();
+    let last_legs =
+        if stopped.is_empty() { Vec::new() } else { events::at_positions(conn, ledger_id, &stopped).await? };
+    rows.into_iter()
+        .map(|row| {
+            let fault_position = row.fault_position;
+            let mut account = row.into_account()?;
+            if let Some(position) = fault_position {
+                account.balance = balance_at(&last_legs, position as Position, &account)?;
+            }
+            Ok(account)
+        })
+        .collect()
+}
+
+/// The balance that the event at `position`, one of `events`, leaves an account with.
+fn balance_at(events: &[Event], position: Position, account: &Account) -> Result<Balance, Error> {
+    let event = events.iter().find(|event| event.position == position);
+    let balance = event.and_then(|event| match &event.fact {
+        Fact::TransactionPosted(posted) => {
+            posted.legs.iter().rev().find(|leg| leg.account_id == account.id).map(|leg| leg.after)
+        }
+        Fact::AccountOpened { .. } if position == account.id => Some(Balance { position, ..Balance::default() }),
+        _ => None,
+    });
+    let detail = || format!("it does not touch account {}, whose projection stopped", account.code);
+    balance.ok_or_else(|| Error::Corrupt { position, detail: detail() })
 }
 
 /// Up to `limit` accounts by code, after `after`, with a prefix and an asset if given.
@@ -347,7 +387,7 @@ pub async fn list_accounts(
             a.metadata AS "metadata: Jsonb<Box<str>>", a.opened_at,
             b.debits_posted AS "debits_posted: Amount", b.credits_posted AS "credits_posted: Amount",
             b.debits_pending AS "debits_pending: Amount", b.credits_pending AS "credits_pending: Amount",
-            b.version, b.position
+            b.version, b.position, NULL::bigint AS fault_position
         FROM accounts a
         JOIN balances b ON b.shard = a.shard AND b.ledger_id = a.ledger_id AND b.account_id = a.account_id
         WHERE a.ledger_id = $1 AND a.code >= $2 AND a.code < $3 AND a.code > $4

@@ -135,7 +135,9 @@ pub async fn checkpoints(conn: &mut PgConnection) -> Result<Vec<Checkpoint>, Err
 pub struct Fault {
     pub ledger_id: LedgerId,
     pub account_id: i64,
+    /// The version up to which it was projected.
     pub expected: i64,
+    /// Its last leg that was not.
     pub position: i64,
 }
 

@@ -133,6 +133,12 @@ impl History {
         self.note_answer(&key, status, answer)
     }
 
+    /// Makes one payment more, which must be answered.
+    pub async fn ask_anew(&self) {
+        let (key, body) = payment(&mut SmallRng::seed_from_u64(rand::random()));
+        assert!(self.ask(key, body).await, "a payment has no answer");
+    }
+
     /// Asks for all of them at once; `true` when each has a definite answer.
     async fn ask_batch(&self, items: Vec<(String, Value)>) -> bool {
         let mut payments = Vec::with_capacity(items.len());
@@ -156,7 +162,7 @@ impl History {
             let body = if status == 201 { result["payment"].take() } else { result["problem"].take() };
             self.note_answer(key, status, body)
         });
-        noted.fold(true, |all, definite| all && definite)
+        noted.fold(true, |all, definite| all & definite)
     }
 
     fn note_asked(&self, key: &str, body: &Value, in_batch: bool) {

@@ -14,6 +14,7 @@ mod proxy;
 mod support;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -48,6 +49,8 @@ const FAILPOINT_WAIT: Duration = Duration::from_millis(700);
 enum Strike {
     /// The process dies, as by `kill -9`, when it passes a point for the n-th time.
     Failpoint(&'static str, u32),
+    /// A task of the process panics there.
+    Panic(&'static str, u32),
     /// The process dies at any time.
     Kill,
     /// PostgreSQL ends one of our sessions, or all, several times.
@@ -58,15 +61,26 @@ enum Strike {
     Network(Fault, Direction, u32),
 }
 
+/// Points at which a process may die.
+const POINTS: [&str; 6] =
+    ["before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush"];
+/// Points at which a task may panic: the engine, an append, the projector.
+const PANICS: [&str; 4] = ["on_committed", "before_append", "folded", "before_flush"];
+
 impl Strike {
+    /// What arms the point, if there is one: that happens when a process starts.
+    fn failpoint(self) -> Option<String> {
+        match self {
+            Self::Failpoint(name, count) => Some(format!("{name}:{count}")),
+            Self::Panic(name, count) => Some(format!("{name}:{count}:panic")),
+            _ => None,
+        }
+    }
+
     fn draw(random: &mut SmallRng) -> Self {
         match random.random_range(0..100) {
-            0..40 => {
-                let points = [
-                    "before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush",
-                ];
-                Self::Failpoint(points[random.random_range(0..points.len())], random.random_range(1..25))
-            }
+            0..35 => Self::Failpoint(POINTS[random.random_range(0..POINTS.len())], random.random_range(1..25)),
+            35..40 => Self::Panic(PANICS[random.random_range(0..PANICS.len())], random.random_range(1..25)),
             40..50 => Self::Kill,
             50..70 => Self::Terminate { all: random.random(), times: random.random_range(1..4) },
             70..76 => Self::Postgres,
@@ -124,53 +138,70 @@ impl<'a> Stage<'a> {
     }
 
     async fn play(self, first_seed: u64, rounds: u64) {
-        let mut process = Some(Process::spawn(&self.url, &[]).await);
-        let history = History::begin(&ready(process.as_ref()).await).await;
+        let mut process = Process::spawn(&self.url, &[]).await;
+        let history = History::begin(&ready(&process).await).await;
         for seed in first_seed..first_seed + rounds {
             let mut random = SmallRng::seed_from_u64(seed);
             let strike = Strike::draw(&mut random);
             println!("seed {seed}: {strike:?}");
-            if let Strike::Failpoint(name, count) = strike {
-                // A point is armed when the process starts.
-                if let Some(process) = process.take() {
-                    process.kill().await;
-                }
-                let setting = format!("{name}:{count}");
-                process = Some(Process::spawn(&self.url, &[("STEELYARD_FAILPOINT", &setting)]).await);
-                history.set_base(&ready(process.as_ref()).await);
-            }
-            let stop = CancellationToken::new();
-            let batchers = if seed % BATCH_ROUNDS == 0 { BATCHERS } else { 0 };
-            let paying = history.pay_until(stop.clone(), CLIENTS, batchers, seed);
-            let striking = async {
-                process = self.strike(strike, process.take(), &mut random).await;
-                if process.is_none() {
-                    process = Some(Process::spawn(&self.url, &[]).await);
-                }
-                history.set_base(&ready(process.as_ref()).await);
-                // A little of life after it.
-                tokio::time::sleep(Duration::from_millis(30)).await;
-                stop.cancel();
-            };
-            tokio::join!(paying, striking);
-            let mut conn = self.database.connect_owner().await.expect("PostgreSQL is back");
-            history.settle_and_check(&self.database, &mut conn).await;
+            process = self.round(strike, process, &history, seed, &mut random).await;
         }
         println!("{} requests answered", history.answered());
+        self.end(process).await;
+    }
+
+    /// Pays while the strike is made, and checks what came of it.
+    async fn round(
+        &self,
+        strike: Strike,
+        mut process: Process,
+        history: &Arc<History>,
+        seed: u64,
+        random: &mut SmallRng,
+    ) -> Process {
+        if let Some(setting) = strike.failpoint() {
+            process.kill().await;
+            process = Process::spawn(&self.url, &[("STEELYARD_FAILPOINT", &setting)]).await;
+            history.set_base(&ready(&process).await);
+        }
+        let stop = CancellationToken::new();
+        let batchers = if seed % BATCH_ROUNDS == 0 { BATCHERS } else { 0 };
+        let paying = history.pay_until(stop.clone(), CLIENTS, batchers, seed);
+        let striking = async {
+            let process = match self.strike(strike, process, random).await {
+                Some(process) => process,
+                None => Process::spawn(&self.url, &[]).await,
+            };
+            history.set_base(&ready(&process).await);
+            // A little of life after it.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            stop.cancel();
+            process
+        };
+        let ((), process) = tokio::join!(paying, striking);
+        let mut conn = self.database.connect_owner().await.expect("PostgreSQL is back");
+        history.settle_and_check(&self.database, &mut conn).await;
+        process
+    }
+
+    async fn end(self, process: Process) {
         self.database.pool().close().await;
-        let ended = process.expect("a process").terminate().await;
+        let ended = process.terminate().await;
         assert!(ended.success(), "{ended:?}");
     }
 
     /// Strikes, and returns when the cause is gone, with the process if it lives.
-    async fn strike(&self, strike: Strike, process: Option<Process>, random: &mut SmallRng) -> Option<Process> {
-        let mut process = process.expect("a process");
+    async fn strike(&self, strike: Strike, mut process: Process, random: &mut SmallRng) -> Option<Process> {
         let a_moment = Duration::from_millis(random.random_range(5..120));
         match strike {
             Strike::Failpoint(..) => {
                 // A point that is never passed is a round without a fault.
                 let ended = tokio::time::timeout(FAILPOINT_WAIT, process.ended()).await.is_ok();
                 return (!ended).then_some(process);
+            }
+            Strike::Panic(name, _) => {
+                let panicked = process.logs(|line| says(line, &format!("failpoint {name}")));
+                _ = tokio::time::timeout(FAILPOINT_WAIT, panicked).await;
             }
             Strike::Kill => {
                 tokio::time::sleep(a_moment).await;
@@ -199,9 +230,31 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// Whether a line of the log that is no JSON, such as a panic's, says so.
+fn says(line: &serde_json::Value, what: &str) -> bool {
+    line.as_str().is_some_and(|line| line.contains(what))
+}
+
+/// A defect in one task must not leave a ledger that reports ready and never answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_panic_the_ledger_serves_again_and_nothing_is_lost_or_doubled() {
+    let postgres = Postgres::start().await;
+    for point in PANICS {
+        let url = postgres.database().await;
+        let stage = Stage::new(&postgres, &url).await;
+        let process = Process::spawn(&stage.url, &[]).await;
+        let history = History::begin(&ready(&process).await).await;
+        let process = stage.round(Strike::Panic(point, 5), process, &history, 1, &mut SmallRng::seed_from_u64(1)).await;
+        process.logs(|line| says(line, &format!("failpoint {point}"))).await;
+        // It has served since, the same process.
+        history.ask_anew().await;
+        stage.end(process).await;
+    }
+}
+
 /// Waits until the process serves, and says where.
-async fn ready(process: Option<&Process>) -> String {
-    let origin = process.expect("a process").origin().to_owned();
+async fn ready(process: &Process) -> String {
+    let origin = process.origin().to_owned();
     let url = format!("{origin}/readyz");
     eventually("the process serves", async || {
         reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success())

@@ -5,10 +5,10 @@ use steelyard::ledger::decide::event;
 use steelyard::ledger::{AccountCode, AssetCode, Command, Fact, Limits, Moment, OpenAccount, Side};
 use steelyard::sequencer::Outcome;
 use steelyard::store::events::KeyRow;
-use steelyard::store::{Database, Error, events};
+use steelyard::store::{Database, Error, LedgerId, events};
 
-use super::{code, eur, main_ledger, open_accounts, payment, serving, submit, worker};
-use crate::support::Postgres;
+use super::{PATIENCE, code, eur, main_ledger, open_accounts, payment, serving, submit, worker};
+use crate::support::{Postgres, eventually};
 
 async fn count(conn: &mut PgConnection, table: &'static str) -> i64 {
     let sql = format!("SELECT count(*) FROM {table}");
@@ -74,21 +74,155 @@ async fn a_takeover_waits_for_an_append_under_way() {
         // A statement of its own, after the wait: it sees what the wait was for.
         (raised, events::head(&mut taker, ledger_id).await.unwrap())
     });
-    let mut watcher = database.connect_owner().await.unwrap();
-    let mut waiting = false;
-    for _ in 0..400 {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE sequencer_claims%' AND datname = current_database()";
-        waiting = sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut watcher).await.unwrap() == 1;
-        if waiting {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
-    assert!(waiting, "the takeover does not wait for the append");
+    a_takeover_waits(&database).await;
     sqlx::query("COMMIT").execute(&mut appender).await.unwrap();
     let (raised, head) = raise.await.unwrap();
     assert_eq!(raised[0].1, 1);
     assert_eq!(head.map(|(position, _)| position), Some(1));
+}
+
+/// Waits until a takeover of a sequencer waits for a lock.
+async fn a_takeover_waits(database: &Database) {
+    let mut watcher = database.connect_owner().await.unwrap();
+    eventually("the takeover waits for the append", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE sequencer_claims%' AND datname = current_database()";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut watcher).await.unwrap() == 1
+    })
+    .await;
+}
+
+/// A database with the ledger `main`, whose claim has the epoch 5.
+async fn claimed() -> (Database, LedgerId) {
+    let url = Postgres::shared().await.database().await;
+    let database = Database::new(&url).unwrap();
+    let mut conn = database.connect_serving().await.unwrap();
+    let main = steelyard::ledger::LedgerName::new("main").unwrap();
+    let (ledger_id, _) = steelyard::store::ledgers::create(&mut conn, &main).await.unwrap();
+    sqlx::query("UPDATE sequencer_claims SET epoch = 5").execute(&mut conn).await.unwrap();
+    (database, ledger_id)
+}
+
+fn key_row(hash: u8, position: u64) -> KeyRow {
+    KeyRow { key_hash: [hash; 16], fingerprint: [2; 16], position, event_count: 1 }
+}
+
+#[tokio::test]
+async fn a_large_batch_under_a_stale_epoch_stores_nothing() {
+    let (database, ledger_id) = claimed().await;
+    let mut conn = database.connect_serving().await.unwrap();
+    for stale in [4, 6] {
+        let refused = events::write(&mut conn, ledger_id, stale, &[account_opened(1)], &[key_row(1, 1)]).await.err();
+        assert!(matches!(refused, Some(Error::Fenced { epoch }) if epoch == stale), "{refused:?}");
+        assert_eq!(count(&mut conn, "events").await, 0);
+        assert_eq!(count(&mut conn, "idempotency_keys").await, 0);
+    }
+    let written = events::write(&mut conn, ledger_id, 5, &[account_opened(1)], &[key_row(1, 1)]).await.unwrap();
+    written.commit().await.unwrap();
+    assert_eq!(count(&mut conn, "events").await, 1);
+    assert_eq!(count(&mut conn, "idempotency_keys").await, 1);
+}
+
+#[tokio::test]
+async fn a_takeover_waits_for_a_large_batch_that_is_written_and_not_committed() {
+    for commits in [true, false] {
+        let (database, ledger_id) = claimed().await;
+        let mut appender = database.connect_serving().await.unwrap();
+        let mut taker = database.connect_owner().await.unwrap();
+        let written = events::write(&mut appender, ledger_id, 5, &[account_opened(1)], &[]).await.unwrap();
+        let raise = tokio::spawn(async move {
+            let units = [steelyard::store::claims::Unit::Sequencer(ledger_id)];
+            let raised = steelyard::store::claims::raise(&mut taker, uuid::Uuid::nil(), &units).await.unwrap();
+            (raised, events::was_appended(&mut taker, ledger_id, 1, 5).await.unwrap())
+        });
+        a_takeover_waits(&database).await;
+        if commits {
+            written.commit().await.unwrap();
+        } else {
+            written.roll_back().await.unwrap();
+        }
+        let (raised, appended) = raise.await.unwrap();
+        assert_eq!(raised[0].1, 6);
+        assert_eq!(appended, commits);
+        let late = events::write(&mut appender, ledger_id, 5, &[account_opened(2)], &[]).await.err();
+        assert!(matches!(late, Some(Error::Fenced { .. })), "{late:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_batch_that_is_abandoned_leaves_nothing_and_its_connection_goes_on() {
+    let (database, ledger_id) = claimed().await;
+    let mut conn = database.connect_serving().await.unwrap();
+    let mut onlooker = database.connect_serving().await.unwrap();
+    let written = events::write(&mut conn, ledger_id, 5, &[account_opened(1)], &[key_row(1, 1)]).await.unwrap();
+    written.roll_back().await.unwrap();
+    assert_eq!(count(&mut onlooker, "events").await, 0);
+    // One that is dropped rolls back before the next statement on its connection.
+    drop(events::write(&mut conn, ledger_id, 5, &[account_opened(1)], &[key_row(1, 1)]).await.unwrap());
+    let written = events::write(&mut conn, ledger_id, 5, &[account_opened(1)], &[key_row(1, 1)]).await.unwrap();
+    assert_eq!(count(&mut onlooker, "events").await, 0);
+    written.commit().await.unwrap();
+    assert_eq!(count(&mut onlooker, "events").await, 1);
+    assert_eq!(count(&mut onlooker, "idempotency_keys").await, 1);
+}
+
+#[tokio::test]
+async fn a_unique_violation_in_a_large_batch_names_its_constraint_and_stores_nothing() {
+    let (database, ledger_id) = claimed().await;
+    let mut conn = database.connect_serving().await.unwrap();
+    let written = events::write(&mut conn, ledger_id, 5, &[account_opened(1)], &[key_row(1, 1)]).await.unwrap();
+    written.commit().await.unwrap();
+    for (event, key, expected) in
+        [(account_opened(2), key_row(1, 2), "idempotency_keys_pkey"), (account_opened(1), key_row(3, 1), "events_pkey")]
+    {
+        let refused = events::write(&mut conn, ledger_id, 5, &[event], &[key]).await.err();
+        assert!(
+            matches!(&refused, Some(Error::UniqueViolation { constraint }) if constraint == expected),
+            "{refused:?}"
+        );
+        assert_eq!(count(&mut conn, "events").await, 1);
+    }
+    let written = events::write(&mut conn, ledger_id, 5, &[account_opened(2)], &[key_row(4, 2)]).await.unwrap();
+    written.commit().await.unwrap();
+    assert_eq!(count(&mut conn, "events").await, 2);
+}
+
+/// The second of two overlapping appends has written its rows when the first fails.
+#[tokio::test]
+async fn what_follows_a_large_batch_that_fails_is_decided_again_and_stored_once() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    sqlx::query("INSERT INTO idempotency_keys VALUES (1, $1, $2, 1, 1)")
+        .bind(steelyard::store::keys::hash("old").as_slice())
+        .bind([7_u8; 16].as_slice())
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    let batch = |name: &'static str| {
+        let mut items: smallvec::SmallVec<_> =
+            (0..1_500).map(|n| payment("bank", "a", 1, &format!("{name}-{n}"))).collect();
+        if name == "first" {
+            items.push(payment("bank", "a", 1, "old"));
+        }
+        ledger.handle.submit(steelyard::sequencer::Work::Each(items), tokio::time::Instant::now() + PATIENCE)
+    };
+    let answers = tokio::join!(batch("first"), batch("second"), batch("third"));
+    for answer in [answers.0, answers.1, answers.2] {
+        let used = answer.unwrap().outcomes.iter().filter(|outcome| matches!(outcome, Outcome::KeyUsed)).count();
+        assert!(used <= 1);
+    }
+    let stored: Vec<i64> = sqlx::query_scalar(
+        "SELECT count(*) FROM events UNION ALL SELECT count(DISTINCT idempotency_key) FROM events
+         UNION ALL SELECT max(position) FROM events",
+    )
+    .fetch_all(&mut conn)
+    .await
+    .unwrap();
+    let opened = stored[0] - 4_500;
+    assert_eq!(stored, [4_500 + opened, 4_500, 4_500 + opened]);
+    worker.stop().await;
 }
 
 #[tokio::test]

@@ -64,3 +64,43 @@ async fn a_request_that_postgresql_refuses_fails_alone() {
     assert_eq!(stored, 3);
     worker.stop().await;
 }
+
+/// A full disk is nobody's fault: nothing is refused for good, and nobody waits
+/// longer than they said.
+#[tokio::test]
+async fn what_postgresql_has_no_means_for_is_tried_again_within_the_deadline() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    for code in ["53100", "53200", "58030", "57014"] {
+        let outage = format!(
+            "CREATE OR REPLACE FUNCTION outage() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'an outage' USING ERRCODE = '{code}'; END $$;
+             CREATE TRIGGER outage BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION outage();"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(outage)).execute(&mut conn).await.unwrap();
+        let asked = Instant::now();
+        let ask = |key: &str, deadline| {
+            ledger.handle.submit(Work::Each(smallvec![payment("bank", "a", 1, &format!("{code}-{key}"))]), deadline)
+        };
+        let (hasty, patient, ()) = tokio::join!(
+            ask("hasty", asked + std::time::Duration::from_millis(600)),
+            ask("patient", asked + PATIENCE),
+            async {
+                tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+                sqlx::query("DROP TRIGGER outage ON events").execute(&mut conn).await.unwrap();
+            }
+        );
+        assert!(matches!(hasty, Err(steelyard::sequencer::Unavailable::TimedOut)), "{code}: {hasty:?}");
+        assert!(matches!(patient.unwrap().outcomes[0], Outcome::Recorded { .. }), "{code}");
+    }
+    let keys: Vec<String> =
+        sqlx::query_scalar("SELECT idempotency_key FROM events WHERE idempotency_key IS NOT NULL ORDER BY position")
+            .fetch_all(&mut conn)
+            .await
+            .unwrap();
+    assert_eq!(keys, ["53100-patient", "53200-patient", "58030-patient", "57014-patient"]);
+    worker.stop().await;
+}

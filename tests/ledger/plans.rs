@@ -15,7 +15,7 @@ async fn plans(conn: &mut PgConnection) -> Vec<(String, String)> {
     sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *conn).await.unwrap();
     let prepared = sqlx::query(
         "SELECT name, statement, cardinality(parameter_types) AS parameters FROM pg_prepared_statements
-         WHERE statement ~ 'events|idempotency_keys|accounts|entries'",
+         WHERE statement ~ 'events|idempotency_keys|accounts|entries|FOR SHARE'",
     )
     .fetch_all(&mut *conn)
     .await
@@ -75,7 +75,10 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     let event = events::at_positions(&mut *conn, 1, &[4]).await.unwrap();
     // Each hot statement once, so that it is prepared on this connection.
     assert!(events::append(conn, 1, epoch - 1, &event, &[]).await.is_err());
+    assert!(events::write(conn, 1, epoch - 1, &event, &[]).await.is_err());
     events::fence(conn, 1, epoch).await.unwrap();
+    events::recent_keys(&mut *conn, 1, 60_000, 100).await.unwrap();
+    events::transaction_positions(&mut *conn, 1, 0, 10).await.unwrap();
     events::head(&mut *conn, 1).await.unwrap();
     events::was_appended(conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
@@ -91,13 +94,15 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     projections::positions_of_reference(&mut *conn, 1, "r100", 0, 10).await.unwrap();
 
     let plans = plans(conn).await;
-    assert!(plans.len() >= 14, "only {} statements were looked at", plans.len());
+    assert!(plans.len() >= 17, "only {} statements were looked at", plans.len());
     for (statement, plan) in &plans {
         for table in LARGE {
             assert!(!plan.contains(&format!("Seq Scan on {table}")), "{statement}\n{plan}");
         }
         assert!(!plan.contains("LockRows") || plan.contains("_claims"), "{statement}\n{plan}");
     }
+    let copy = plans.iter().find(|(statement, _)| statement.ends_with("FOR SHARE")).unwrap();
+    assert!(copy.1.starts_with("LockRows"), "what fences a COPY locks nothing\n{}", copy.1);
     let append = plans.iter().find(|(statement, _)| statement.contains("INSERT INTO events")).unwrap();
     for table in ["accounts", "balances", "entries"] {
         assert!(!append.1.contains(&format!(" on {table}")), "the append touches {table}\n{}", append.1);

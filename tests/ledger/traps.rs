@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use smallvec::smallvec;
 use steelyard::ledger::{LedgerName, Position};
 use steelyard::projector::fold::Fold;
-use steelyard::sequencer::{Outcome, Work};
+use steelyard::sequencer::{Outcome, Unavailable, Work};
 use steelyard::store::projections::{self, Step};
 use steelyard::store::{Database, Error, claims, events, ledgers};
 
 use super::{PATIENCE, main_ledger, open_accounts, payment, serving, submit, worker};
-use crate::support::Postgres;
+use crate::support::{Postgres, eventually};
 
 /// The log cannot be changed: not by the serving role, and not by the owner.
 #[tokio::test]
@@ -96,6 +96,74 @@ async fn a_flush_from_another_position_or_epoch_does_nothing() {
     assert_eq!(before, after);
 }
 
+/// A flush writes the rows of the shards that it advances, and of no other: not
+/// even of those whose claim was lost between folding and writing.
+#[tokio::test]
+async fn a_flush_writes_nothing_for_a_shard_without_a_step() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    submit(&ledger, payment("bank", "a", 5, "k1")).await.unwrap();
+    submit(&ledger, payment("a", "b", 50, "declined")).await.unwrap();
+    // Enough entries for their COPY.
+    let many = (0..600).map(|n| payment("bank", "b", 1, &format!("many-{n}"))).collect();
+    ledger.handle.submit(Work::Each(many), Instant::now().into_tokio() + PATIENCE).await.unwrap();
+    worker.stop().await;
+    let database = Database::new(&url).unwrap();
+    let mut conn = database.connect_owner().await.unwrap();
+    let unproject = "TRUNCATE accounts, balances, entries, rejections; UPDATE checkpoints SET position = 0";
+    sqlx::raw_sql(unproject).execute(&mut conn).await.unwrap();
+    let rows = "SELECT (SELECT count(*) FROM accounts) + (SELECT count(*) FROM balances)
+        + (SELECT count(*) FROM entries) + (SELECT count(*) FROM rejections)";
+    let bank = steelyard::shard::shard_of(1, "bank", 64);
+    let epoch = "SELECT epoch FROM shard_claims WHERE shard = $1";
+    let epoch: i64 = sqlx::query_scalar(epoch).bind(bank).fetch_one(&mut conn).await.unwrap();
+    for limit in [10, 1_000] {
+        let log = events::read_events(&mut conn, 1, 0, limit).await.unwrap();
+        let from: Vec<Option<Position>> = vec![Some(0); 64];
+        let mut fold = Fold::new(1, 64, &from, 1);
+        log.iter().for_each(|event| fold.add(event));
+        let flush = fold.finish().remove(0);
+        let flushed = projections::flush(&mut conn, 1, &[], log.len() as u64, &flush).await.unwrap();
+        assert!(flushed.advanced.is_empty(), "{flushed:?}");
+        let written: i64 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+        assert_eq!(written, 0, "{limit} events");
+    }
+    // One step, and the rows of bank, alone in its shard: account, balance and 601 entries.
+    let log = events::read_events(&mut conn, 1, 0, 1_000).await.unwrap();
+    let from: Vec<Option<Position>> = vec![Some(0); 64];
+    let mut fold = Fold::new(1, 64, &from, 1);
+    log.iter().for_each(|event| fold.add(event));
+    let flush = fold.finish().remove(0);
+    let steps = [Step { shard: bank, epoch, from: 0 }];
+    let flushed = projections::flush(&mut conn, 1, &steps, log.len() as u64, &flush).await.unwrap();
+    assert_eq!(flushed.advanced, [bank]);
+    let written: i64 = sqlx::query_scalar(rows).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(written, 603);
+}
+
+/// A flush that is refused for one shard asks for a new epoch of that shard alone:
+/// one of all would refuse every other ledger's flushes, which would ask again.
+#[tokio::test]
+async fn one_refused_shard_gets_one_new_epoch() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    tokio::time::timeout(PATIENCE, ledger.checkpoints.reached(ledger.tail.head())).await.unwrap();
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    let epochs = "SELECT epoch FROM shard_claims ORDER BY shard";
+    let before: Vec<i64> = sqlx::query_scalar(epochs).fetch_all(&mut conn).await.unwrap();
+    sqlx::query("UPDATE shard_claims SET epoch = epoch + 1 WHERE shard = 7").execute(&mut conn).await.unwrap();
+    submit(&ledger, payment("bank", "a", 5, "k1")).await.unwrap();
+    tokio::time::timeout(PATIENCE, ledger.checkpoints.reached(ledger.tail.head())).await.unwrap();
+    let after: Vec<i64> = sqlx::query_scalar(epochs).fetch_all(&mut conn).await.unwrap();
+    let raised: Vec<i64> = before.iter().zip(&after).map(|(before, after)| after - before).collect();
+    assert_eq!((raised[7], raised.iter().sum()), (2, 2), "{raised:?}");
+    worker.stop().await;
+}
+
 /// An account whose event does not follow on its balance stops, visibly; the
 /// others go on.
 #[tokio::test]
@@ -179,6 +247,44 @@ async fn the_claims_connection_is_never_believed_past_its_end() {
     serving(&worker).await;
     let answer = submit(&ledger, payment("bank", "a", 1, "k")).await.unwrap();
     assert!(matches!(answer.outcomes[0], Outcome::Recorded { .. }));
+    worker.stop().await;
+}
+
+/// A database that does not answer while a sequencer loads holds up nobody past
+/// their deadlines, and the sequencer tries again with other connections.
+#[tokio::test]
+async fn a_load_that_gets_no_answer_is_given_up_and_requests_keep_their_deadlines() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    let mut blocker = worker.database.connect_owner().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE events IN ACCESS EXCLUSIVE MODE").execute(&mut blocker).await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend(backend_pid) FROM sequencer_claims").execute(&mut conn).await.unwrap();
+    let loading = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%FROM events WHERE%' LIMIT 1";
+    let mut first = None;
+    eventually("the sequencer waits for the log", async || {
+        first = sqlx::query_scalar::<_, i32>(loading).fetch_optional(&mut conn).await.unwrap();
+        first.is_some()
+    })
+    .await;
+    let asked = Instant::now();
+    let work = Work::Each(smallvec![payment("bank", "a", 1, "k")]);
+    let answer = ledger.handle.submit(work, asked.into_tokio() + Duration::from_secs(1)).await;
+    assert!(matches!(answer, Err(Unavailable::TimedOut)), "{answer:?}");
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND query LIKE '%FROM events WHERE%' AND pid <> $1";
+    eventually("it tries again", async || {
+        sqlx::query_scalar::<_, i64>(others).bind(first).fetch_one(&mut conn).await.unwrap() > 0
+    })
+    .await;
+    sqlx::query("COMMIT").execute(&mut blocker).await.unwrap();
+    serving(&worker).await;
+    let answer = submit(&ledger, payment("bank", "a", 1, "k")).await.unwrap();
+    assert!(matches!(answer.outcomes[0], Outcome::Recorded { .. }), "{answer:?}");
     worker.stop().await;
 }
 

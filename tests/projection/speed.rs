@@ -12,8 +12,10 @@ use sqlx::{Connection, PgConnection};
 use steelyard::clock::IdSource;
 use steelyard::ledger::decide::event;
 use steelyard::ledger::{Asset, Book, Command, Event, LedgerName, Moment, Side, TransactionRequest, Verdict, decide};
+use steelyard::projector::fold::Fold;
 use steelyard::store::Database;
 use steelyard::store::events::KeyRow;
+use steelyard::store::projections::Step;
 use steelyard::{store, store::LedgerId};
 
 use crate::fixture::{Scratch, euro, opening, payment};
@@ -41,8 +43,39 @@ async fn speed_of_rebuild_and_verify() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "for measuring"]
+async fn speed_of_a_flush() {
+    const FLUSH: u64 = 20_000;
+    let scratch = Scratch::empty().await;
+    fill_with(&scratch.database, 8 * FLUSH).await;
+    let mut conn = scratch.database.connect_serving().await.unwrap();
+    let mut seconds = Vec::new();
+    let head = ACCOUNTS + 8 * FLUSH;
+    let mut after = 0;
+    while after < head {
+        let to = head.min(after + if after == 0 { ACCOUNTS } else { FLUSH });
+        let log = store::events::read_events(&mut conn, 1, after, (to - after) as i64).await.unwrap();
+        let from = vec![Some(after); 64];
+        let mut fold = Fold::new(1, 64, &from, 1);
+        log.iter().for_each(|event| fold.add(event));
+        let flush = fold.finish().remove(0);
+        let steps: Vec<Step> = (0..64).map(|shard| Step { shard, epoch: 0, from: after }).collect();
+        let started = Instant::now();
+        let flushed = store::projections::flush(&mut conn, 1, &steps, to, &flush).await.unwrap();
+        seconds.push(started.elapsed().as_secs_f64());
+        assert_eq!((flushed.advanced.len(), flushed.faults), (64, 0));
+        after = to;
+    }
+    println!("flushes of {FLUSH} events after the first of {ACCOUNTS} accounts: {seconds:.3?} s");
+}
+
 /// A log of two-leg payments, as the sequencer would have written it.
 async fn fill(database: &Database) {
+    fill_with(database, payments()).await;
+}
+
+async fn fill_with(database: &Database, payments: u64) {
     let mut conn = database.connect_owner().await.unwrap();
     let (ledger_id, _) = store::ledgers::create(&mut conn, &LedgerName::new("main").unwrap()).await.unwrap();
     let mut writer = Writer::new(conn, ledger_id);
@@ -50,7 +83,7 @@ async fn fill(database: &Database) {
         writer.record(&Command::OpenAccount(opening(&format!("wallet:{index:06}"), Side::Credit, None))).await;
     }
     let mut random: u64 = 7;
-    for index in 0..payments() {
+    for index in 0..payments {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (from, to) = ((random >> 33) % ACCOUNTS, (random >> 20) % ACCOUNTS);
         let to = if to == from { (to + 1) % ACCOUNTS } else { to };

@@ -1,11 +1,14 @@
 -- The flush: what a range of the log did to some shards of one ledger, and
--- their checkpoints, in one statement and one commit. A shard whose claim has
--- another epoch, or whose checkpoint is not where the range begins, is left
--- alone with all its rows. An account whose balance does not have the version
--- that its first leg builds on is left alone too, and recorded as a fault.
+-- their checkpoints, in one statement and one commit. Only rows of shards whose
+-- checkpoints advance are written: those of a shard whose claim has another
+-- epoch, whose checkpoint is not where the range begins, or that has no step at
+-- all are left out. An account whose balance does not have the version that its
+-- first leg builds on is left alone too, for good, and recorded as a fault, with
+-- the position of its last leg in place of the balance that was not written.
 --
--- NOT IN, because PostgreSQL always answers it from a hash table here; it knows
--- nothing about the size of an UNNEST, and would join in nested loops.
+-- NOT IN and (IN) IS TRUE, because PostgreSQL always answers them from a hash
+-- table here; it knows nothing about the size of an UNNEST, and would turn a
+-- plain IN into a join, in nested loops.
 WITH held AS (
     SELECT s.shard, s.epoch, u.from_position
     FROM shard_claims s
@@ -20,9 +23,6 @@ advanced AS (
     WHERE c.projection = 'balances' AND c.ledger_id = $1 AND c.shard = held.shard AND c.position = held.from_position
     RETURNING c.shard
 ),
-refused AS MATERIALIZED (
-    SELECT u.shard FROM UNNEST($2::smallint[]) AS u (shard) WHERE u.shard NOT IN (SELECT shard FROM advanced)
-),
 new_accounts AS (
     INSERT INTO accounts (
         shard, ledger_id, account_id, code, asset, normal_side, min_balance, max_balance, status, metadata, opened_at
@@ -34,7 +34,7 @@ new_accounts AS (
         $6::smallint[], $7::bigint[], $8::text[], $9::text[], $10::text[], $11::numeric[], $12::numeric[],
         $13::jsonb[], $14::timestamptz[]
     ) AS a (shard, account_id, code, asset, normal_side, min_balance, max_balance, metadata, opened_at)
-    WHERE a.shard NOT IN (SELECT shard FROM refused)
+    WHERE (a.shard IN (SELECT shard FROM advanced)) IS TRUE
 ),
 changes AS MATERIALIZED (
     SELECT b.*
@@ -45,7 +45,10 @@ changes AS MATERIALIZED (
         shard, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
         version, previous_version, position
     )
-    WHERE b.shard NOT IN (SELECT shard FROM refused)
+    WHERE (b.shard IN (SELECT shard FROM advanced)) IS TRUE
+),
+faulty AS MATERIALIZED (
+    SELECT account_id FROM projection_faults WHERE ledger_id = $1
 ),
 moved AS (
     INSERT INTO balances AS b (
@@ -56,6 +59,7 @@ moved AS (
         shard, $1, account_id, debits_posted, credits_posted, debits_pending, credits_pending,
         version, previous_version, position
     FROM changes
+    WHERE account_id NOT IN (SELECT account_id FROM faulty)
     ON CONFLICT (shard, ledger_id, account_id) DO UPDATE SET
         debits_posted = EXCLUDED.debits_posted,
         credits_posted = EXCLUDED.credits_posted,
@@ -87,7 +91,7 @@ new_entries AS (
         shard, account_id, version, position, leg, transaction_id, side, amount, balance_after,
         reference, effective_at, recorded_at
     )
-    WHERE e.shard NOT IN (SELECT shard FROM refused) AND e.account_id NOT IN (SELECT account_id FROM stopped)
+    WHERE (e.shard IN (SELECT shard FROM advanced)) IS TRUE AND e.account_id NOT IN (SELECT account_id FROM stopped)
 ),
 new_rejections AS (
     INSERT INTO rejections (
@@ -100,16 +104,16 @@ new_rejections AS (
         $36::smallint[], $37::bigint[], $38::bigint[], $39::smallint[], $40::uuid[], $41::text[], $42::text[],
         $43::timestamptz[], $44::timestamptz[]
     ) AS r (shard, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at)
-    WHERE r.shard NOT IN (SELECT shard FROM refused)
+    WHERE (r.shard IN (SELECT shard FROM advanced)) IS TRUE
 ),
 faults AS (
     INSERT INTO projection_faults (shard, ledger_id, account_id, expected, position)
     SELECT s.shard, $1, s.account_id, s.previous_version, s.position FROM stopped s
-    ON CONFLICT (shard, ledger_id, account_id) DO NOTHING
-    RETURNING 1
+    ON CONFLICT (shard, ledger_id, account_id) DO UPDATE SET position = EXCLUDED.position
+    RETURNING account_id
 )
 SELECT
     shard AS "shard!",
-    (SELECT count(*) FROM faults) AS "faults!",
+    (SELECT count(*) FROM faults WHERE account_id NOT IN (SELECT account_id FROM faulty)) AS "faults!",
     (SELECT array_agg(account_id) FROM stopped) AS stopped
 FROM advanced
