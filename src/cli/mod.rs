@@ -1,6 +1,6 @@
 //! The command line: one file per sub-command.
 //!
-//! `serve` runs the service; `migrate`, `verify`, `rebuild` and `psql` work on its database.
+//! `serve` runs the service; `keys`, `migrate`, `verify`, `rebuild` and `psql` work on its database.
 //! `account`, `pay` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
 //! what PostgreSQL itself can write.
 //! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
@@ -10,6 +10,7 @@ pub mod account;
 pub mod bench;
 pub mod client;
 pub mod database;
+pub mod keys;
 pub mod migrate;
 pub mod output;
 pub mod pay;
@@ -61,6 +62,8 @@ pub struct Cli {
 pub enum Command {
     /// Take payments: run the HTTP service, on a built-in PostgreSQL unless --database-url is given.
     Serve(serve::ServeArgs),
+    /// Make, list and revoke API keys.
+    Keys(keys::KeysArgs),
     /// Bring the database's schema up to this release.
     Migrate(database::DatabaseArgs),
     /// Prove that the log is whole and that the projections say what it says.
@@ -82,6 +85,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let output = Output::new(cli.json);
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
+        Command::Keys(args) => keys::run(args, &output).await,
         Command::Migrate(args) => migrate::run(args, &output).await,
         Command::Verify(args) => verify::run(args, &output).await,
         Command::Rebuild(args) => rebuild::run(args, &output).await,
