@@ -6,6 +6,7 @@
 //! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
 //! Hints and progress go to standard error, so standard output can always be piped.
 
+pub mod access;
 pub mod account;
 pub mod bench;
 pub mod client;

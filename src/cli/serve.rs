@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::access::AccessArgs;
 use super::database::DatabaseArgs;
 use crate::clock::SystemClock;
 use crate::cluster::{Worker, worker};
@@ -32,6 +33,9 @@ pub struct ServeArgs {
     /// Address and port of the HTTP API.
     #[arg(long, env = "STEELYARD_LISTEN", default_value = LISTEN_DEFAULT, value_name = "ADDRESS")]
     listen: SocketAddr,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// Accounts that one ledger keeps in memory; others are read when they are needed.
     #[arg(
@@ -65,23 +69,35 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("{} cannot be listened on; choose another with --listen", args.listen))?;
     let address = listener.local_addr()?;
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "listening beyond this machine, and this release asks nobody who he is: keep it behind a network boundary");
-    }
+    let operations = args.access.operations().await?;
     let metrics = metric::install().map_err(|error| tracing::warn!(%error, "metrics are not collected")).ok();
     let opened = args.database.open().await?;
+    let database = opened.migrated().await?;
+    let access = match args.access.start(address, &database).await {
+        Ok(access) => access,
+        Err(refusal) => {
+            database.pool().close().await;
+            opened.close().await?;
+            return Err(refusal);
+        }
+    };
     let worker = Worker::start(worker::Options {
-        database: opened.migrated().await?,
+        database,
         address: format!("http://{address}"),
         accounts_max: args.accounts_in_memory,
         clock: Arc::new(SystemClock),
     })
     .await
     .context("the service could not start on the database")?;
-    let app = Arc::new(App { worker, metrics });
+    let app = Arc::new(App { worker, metrics, access, operations_apart: operations.is_some() });
     tracing::info!(%address, "listening");
 
     let stop = CancellationToken::new();
+    // Health and metrics are to be had until the end.
+    let stop_operations = CancellationToken::new();
+    let operations = operations.map(|listener| {
+        tokio::spawn(server::serve(listener, router::operations(Arc::clone(&app)), stop_operations.clone()))
+    });
     let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
     let signalled = async {
         let name = tokio::select! {
@@ -98,6 +114,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     }
     served.await.context("the server loop failed")?;
     app.worker.stop().await;
+    app.access.stop().await;
+    stop_operations.cancel();
+    if let Some(operations) = operations {
+        operations.await.context("the server loop for operations failed")?;
+    }
     app.worker.database.pool().close().await;
     opened.close().await?;
     tracing::info!("stopped");

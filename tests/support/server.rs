@@ -8,6 +8,7 @@ use steelyard::clock::SystemClock;
 use steelyard::cluster::Worker;
 use steelyard::cluster::worker::{self, Status};
 use steelyard::config::ACCOUNTS_IN_MEMORY_MIN;
+use steelyard::http::access::{Access, Policy};
 use steelyard::http::{App, SharedApp, router, server};
 use steelyard::store::Database;
 use steelyard::telemetry::metric;
@@ -40,15 +41,17 @@ impl Server {
     pub async fn join(database_url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let database = Database::new(database_url).unwrap();
+        let access = Access::start(&database, Policy::OnceThereAreKeys).await.unwrap();
         let worker = Worker::start(worker::Options {
-            database: Database::new(database_url).unwrap(),
+            database,
             address: format!("http://{address}"),
             accounts_max: ACCOUNTS_IN_MEMORY_MIN,
             clock: Arc::new(SystemClock),
         })
         .await
         .unwrap();
-        let app = Arc::new(App { worker, metrics: Some(metrics()) });
+        let app = Arc::new(App { worker, metrics: Some(metrics()), access, operations_apart: false });
         let stop = CancellationToken::new();
         let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
         Self { app, address, stop, served: Some(served) }
@@ -80,6 +83,7 @@ impl Server {
             served.await.unwrap();
         }
         self.app.worker.stop().await;
+        self.app.access.stop().await;
         self.app.worker.database.pool().close().await;
     }
 }
