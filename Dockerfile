@@ -1,7 +1,9 @@
 # syntax=docker/dockerfile:1
 
-# One image, one command: `docker run -p 8080:8080 -v steelyard:/var/lib/steelyard steelyard` takes payments on the
-# PostgreSQL inside. With DATABASE_URL it uses that database, and the one inside is never started.
+# One image: `docker run -p 8080:8080 -v steelyard:/var/lib/steelyard steelyard` takes payments on the PostgreSQL
+# inside, once `docker run --rm -v steelyard:/var/lib/steelyard steelyard keys create --name me --role admin` has made a
+# key; `-e STEELYARD_INSECURE=true` does without. With DATABASE_URL it uses that database, and the one inside is never
+# started.
 
 FROM rust:1-bookworm AS build
 WORKDIR /src

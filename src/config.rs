@@ -3,6 +3,9 @@
 //! | setting | environment | default |
 //! | --- | --- | --- |
 //! | `--listen` | `STEELYARD_LISTEN` | `127.0.0.1:8080` |
+//! | `--require-keys` | `STEELYARD_REQUIRE_KEYS` | once there are keys; beyond loopback, always |
+//! | `--insecure` | `STEELYARD_INSECURE` | no |
+//! | `--operations-listen` | `STEELYARD_OPERATIONS_LISTEN` | with the API |
 //! | `--database-url` | `DATABASE_URL` | the built-in PostgreSQL |
 //! | `--data-dir` | `STEELYARD_DATA_DIR` | `/var/lib/steelyard` for root, else `~/.local/share/steelyard` |
 //! | `--accounts-in-memory` | `STEELYARD_ACCOUNTS_IN_MEMORY` | 1,000,000 |

@@ -1,16 +1,18 @@
 //! The command line: one file per sub-command.
 //!
-//! `serve` runs the service; `migrate`, `verify`, `rebuild` and `psql` work on its database.
+//! `serve` runs the service; `keys`, `migrate`, `verify`, `rebuild` and `psql` work on its database.
 //! `account`, `pay` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
 //! what PostgreSQL itself can write.
 //! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
 //! Hints and progress go to standard error, so standard output can always be piped.
 
+pub mod access;
 pub mod account;
 pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod keys;
 pub mod migrate;
 pub mod output;
 pub mod pay;
@@ -62,6 +64,8 @@ pub struct Cli {
 pub enum Command {
     /// Take payments: run the HTTP service, on a built-in PostgreSQL unless --database-url is given.
     Serve(serve::ServeArgs),
+    /// Make, list and revoke API keys.
+    Keys(keys::KeysArgs),
     /// Bring the database's schema up to this release.
     Migrate(database::DatabaseArgs),
     /// Prove that the log is whole and that the projections say what it says.
@@ -85,6 +89,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let output = Output::new(cli.json);
     match cli.command {
         Command::Serve(args) => serve::run(args).await,
+        Command::Keys(args) => keys::run(args, &output).await,
         Command::Migrate(args) => migrate::run(args, &output).await,
         Command::Verify(args) => verify::run(args, &output).await,
         Command::Rebuild(args) => rebuild::run(args, &output).await,

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::access::AccessArgs;
 use super::database::DatabaseArgs;
 use crate::clock::SystemClock;
 use crate::cluster::{Worker, peer, worker};
@@ -36,6 +37,9 @@ pub struct ServeArgs {
     /// Address and port of the HTTP API.
     #[arg(long, env = "STEELYARD_LISTEN", default_value = LISTEN_DEFAULT, value_name = "ADDRESS")]
     listen: SocketAddr,
+
+    #[command(flatten)]
+    access: AccessArgs,
 
     /// Accounts that one ledger keeps in memory; others are read when they are needed.
     #[arg(
@@ -132,12 +136,18 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         anyhow::bail!("other workers cannot reach {internal_address}; say with --advertise-url where they do");
     }
     let internal_url = args.advertise_url.unwrap_or_else(|| format!("http://{internal_address}"));
-    if !address.ip().is_loopback() {
-        tracing::warn!(%address, "listening beyond this machine, and this release asks nobody who he is: keep it behind a network boundary");
-    }
+    let operations = args.access.operations().await?;
     let metrics = metric::install().map_err(|error| tracing::warn!(%error, "metrics are not collected")).ok();
     let opened = args.database.open().await?;
     let database = opened.migrated().await?;
+    let access = match args.access.start(address, &database).await {
+        Ok(access) => access,
+        Err(refusal) => {
+            database.pool().close().await;
+            opened.close().await?;
+            return Err(refusal);
+        }
+    };
     let claims_database = match &args.claims_database_url {
         Some(url) => Database::new(url).context("the claims database's URL is not valid")?,
         None => database.clone(),
@@ -156,13 +166,18 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })
     .await
     .context("the service could not start on the database")?;
-    let app = Arc::new(App { worker, metrics });
+    let app = Arc::new(App { worker, metrics, access, operations_apart: operations.is_some() });
     tracing::info!(%address, internal = %internal_address, "listening");
 
     let stop = CancellationToken::new();
     let stop_internal = CancellationToken::new();
     let internal = peer::router(app.worker.internal());
     let served_internal = tokio::spawn(server::serve(internal_listener, internal, stop_internal.clone()));
+    // Health and metrics are to be had until the end.
+    let stop_operations = CancellationToken::new();
+    let operations = operations.map(|listener| {
+        tokio::spawn(server::serve(listener, router::operations(Arc::clone(&app)), stop_operations.clone()))
+    });
     let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
     let signalled = async {
         let name = tokio::select! {
@@ -183,6 +198,11 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     app.worker.stop().await;
     stop_internal.cancel();
     served_internal.await.context("the internal server loop failed")?;
+    app.access.stop().await;
+    stop_operations.cancel();
+    if let Some(operations) = operations {
+        operations.await.context("the server loop for operations failed")?;
+    }
     app.worker.database.pool().close().await;
     opened.close().await?;
     tracing::info!("stopped");

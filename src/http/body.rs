@@ -40,6 +40,23 @@ pub async fn read(request: Request<Body>) -> Result<Bytes, Problem> {
     Ok(bytes)
 }
 
+/// Throws away the body of a request that is refused before it is read, for the
+/// same reason as above: who is still sending when the connection closes sees
+/// that it broke, and not why.
+pub async fn discard(mut body: Body) {
+    let end = async {
+        let mut seen = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            seen += frame.data_ref().map_or(0, Bytes::len);
+            if seen > BODY_BYTES_MAX {
+                break;
+            }
+        }
+    };
+    // Too slow is the client's own loss.
+    _ = tokio::time::timeout(BODY_TIMEOUT, end).await;
+}
+
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let essence = value.split(';').next().unwrap_or_default().trim();

@@ -1,9 +1,10 @@
 //! The HTTP API.
 //!
 //! [`server`] accepts connections and bounds them, [`router`] says which route
-//! is whose, `routes/` has a file per noun, [`body`] and [`wire`] turn bytes
+//! is whose, [`access`] who may use it, `routes/` has a file per noun, [`body`] and [`wire`] turn bytes
 //! into commands, [`problem`] turns everything that goes wrong into an answer.
 
+pub mod access;
 pub mod body;
 pub mod idempotency;
 pub mod observe;
@@ -37,6 +38,9 @@ pub const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-
 pub struct App {
     pub worker: Worker,
     pub metrics: Option<PrometheusHandle>,
+    pub access: access::Access,
+    /// Metrics are served on a listener of their own, and not beside the API.
+    pub operations_apart: bool,
 }
 
 pub type SharedApp = Arc<App>;

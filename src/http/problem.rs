@@ -53,6 +53,8 @@ codes! {
     MalformedRequest "malformed_request" 400 "The request is malformed" "Correct what the detail names. Nothing was recorded."
     IdempotencyKeyMissing "idempotency_key_missing" 400 "The Idempotency-Key header is missing" "Send a new key with every payment, and the same key when you try the same payment again."
     IdempotencyKeyInvalid "idempotency_key_invalid" 400 "The idempotency key is invalid" "Use 1 to 255 visible ASCII characters, a UUID for example."
+    Unauthenticated "unauthenticated" 401 "An API key is needed" "Send the header Authorization: Bearer, followed by an API key that has neither expired nor been revoked; whoever runs the service makes them with steelyard keys create. Nothing was recorded; the idempotency key is free."
+    Forbidden "forbidden" 403 "The API key does not allow this" "Use an API key whose role and ledger allow it. Nothing was recorded; the idempotency key is free."
     NotFound "not_found" 404 "There is nothing here" "See /docs for the routes."
     LedgerNotFound "ledger_not_found" 404 "The ledger does not exist" "Create it with PUT /v1/ledgers/{ledger}."
     AccountNotFound "account_not_found" 404 "An account does not exist" "Open it with POST /accounts. Nothing was recorded; the idempotency key is free."
@@ -253,6 +255,9 @@ impl IntoResponse for Problem {
         let mut response = (self.code.status(), body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.code == Code::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -10,13 +10,29 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::{Code, Problem};
 use super::routes::{accounts, events, ledgers, operations, payments, transactions};
-use super::{SharedApp, observe, openapi};
+use super::{SharedApp, access, observe, openapi};
 
-/// Everything that is served.
+/// What operators may have on a listener of its own, beyond the reach of clients.
+const OPERATIONS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
+/// Everything that is served; without the metrics when they have a listener of their own.
 pub fn router(app: SharedApp) -> Router {
+    let apart = app.operations_apart;
+    of(app, |path| !(apart && path == "/metrics"))
+}
+
+/// What the listener for operations serves.
+pub fn operations(app: SharedApp) -> Router {
+    of(app, |path| OPERATIONS.contains(&path))
+}
+
+fn of(app: SharedApp, wanted: impl Fn(&str) -> bool) -> Router {
     routes()
         .into_iter()
-        .fold(Router::new(), |router, route| router.route(route.path, route.serve))
+        .filter(|route| wanted(route.path))
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, access::guard(&app, route.method, route.path, route.serve))
+        })
         .fallback(async || Problem::new(Code::NotFound, "there is no such route; see /docs"))
         .method_not_allowed_fallback(async || {
             Problem::new(Code::MethodNotAllowed, "this route does not take the method; see the Allow header")

@@ -3,6 +3,7 @@
 //! The header of each module says what may run at the same time as its
 //! statements, and why that is safe.
 
+pub mod api_keys;
 pub mod claims;
 pub mod connect;
 pub mod error;

@@ -49,8 +49,20 @@ pub fn payment(from: &str, to: &str, amount: u64) -> Value {
 
 impl Client {
     pub fn new(origin: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        Self { http, origin: origin.to_owned(), ledger: "main".to_owned() }
+        Self { http: Self::http(HeaderMap::new()), origin: origin.to_owned(), ledger: "main".to_owned() }
+    }
+
+    /// The same with an API key.
+    pub fn with_key(&self, key: &str) -> Self {
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {key}")).unwrap();
+        authorization.set_sensitive(true);
+        let headers = HeaderMap::from_iter([(reqwest::header::AUTHORIZATION, authorization)]);
+        Self { http: Self::http(headers), ..self.clone() }
+    }
+
+    fn http(headers: HeaderMap) -> reqwest::Client {
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        http.default_headers(headers).build().unwrap()
     }
 
     /// The same server's other ledger.

@@ -10,6 +10,7 @@ mod support;
 mod client;
 mod contract;
 
+mod access;
 mod accounts;
 mod atomic;
 mod bad_input;

@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Map, Value, json};
 use steelyard::http::Code;
 
+use crate::access;
 use crate::client::{Answer, Client, JSON, payment, start_with_accounts};
 use crate::contract::CONTRACT;
 use crate::support::{Postgres, Process, Server};
@@ -62,8 +63,9 @@ async fn a_body_of_each_problem() {
         client.pay("rich", &payment("bank", "alice", 501)).await,
         client.get("/events?min_position=999").await,
     ];
+    let refusals = access::refusals().await;
     let bodies: Map<String, Value> =
-        provoked.iter().map(|answer| (code(answer), placeholders(answer.body.clone()))).collect();
+        provoked.iter().chain(&refusals).map(|answer| (code(answer), placeholders(answer.body.clone()))).collect();
     let all: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
     let found: BTreeSet<&str> =
         bodies.keys().map(String::as_str).chain(NOT_PROVOKED.iter().map(|code| code.as_str())).collect();

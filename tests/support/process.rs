@@ -9,7 +9,8 @@ use tokio::sync::watch;
 
 use super::WAIT;
 
-/// `steelyard serve` on a free port of 127.0.0.1. Dropping it kills it.
+/// `steelyard serve` on a free port of 127.0.0.1, unless its environment says
+/// another address. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -28,7 +29,8 @@ impl Process {
     /// The same at an address that others know.
     pub async fn spawn_at(database_url: &str, listen: &str, envs: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_steelyard"))
-            .args(["serve", "--listen", listen, "--log-format", "json"])
+            .args(["serve", "--log-format", "json"])
+            .env("STEELYARD_LISTEN", listen)
             .env("DATABASE_URL", database_url)
             .env("RUST_LOG", "info,sqlx=warn")
             .env_remove("STEELYARD_FAILPOINT")
@@ -72,6 +74,11 @@ impl Process {
             panic!("the process did not log what was waited for, but {:#?}", *self.log.borrow());
         };
         found.into_iter().find(wanted).unwrap()
+    }
+
+    /// What it logs, to be read after its end too.
+    pub fn log(&self) -> watch::Receiver<Vec<Value>> {
+        self.log.clone()
     }
 
     /// `kill -9`, and its end.

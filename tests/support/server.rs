@@ -8,6 +8,7 @@ use steelyard::clock::SystemClock;
 use steelyard::cluster::worker::{self, Status};
 use steelyard::cluster::{Worker, peer};
 use steelyard::config::ACCOUNTS_IN_MEMORY_MIN;
+use steelyard::http::access::{Access, Policy};
 use steelyard::http::{App, SharedApp, router, server};
 use steelyard::store::Database;
 use steelyard::telemetry::metric;
@@ -45,6 +46,7 @@ impl Server {
         let internal_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let internal_address = internal_listener.local_addr().unwrap();
         let database = Database::new(database_url).unwrap();
+        let access = Access::start(&database, Policy::OnceThereAreKeys).await.unwrap();
         let worker = Worker::start(worker::Options {
             internal_url: Some(format!("http://{internal_address}")),
             accounts_max: ACCOUNTS_IN_MEMORY_MIN,
@@ -55,7 +57,7 @@ impl Server {
         let stop_internal = CancellationToken::new();
         let internal = peer::router(worker.internal());
         let served_internal = tokio::spawn(server::serve(internal_listener, internal, stop_internal.clone()));
-        let app = Arc::new(App { worker, metrics: Some(metrics()) });
+        let app = Arc::new(App { worker, metrics: Some(metrics()), access, operations_apart: false });
         let stop = CancellationToken::new();
         let served = tokio::spawn(server::serve(listener, router::router(Arc::clone(&app)), stop.clone()));
         Self { app, address, stop, served: Some(served), stop_internal, served_internal: Some(served_internal) }
@@ -92,6 +94,7 @@ impl Server {
         if let Some(served) = self.served_internal.take() {
             served.await.unwrap();
         }
+        self.app.access.stop().await;
         self.app.worker.database.pool().close().await;
     }
 }

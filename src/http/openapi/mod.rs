@@ -14,6 +14,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
+use super::access;
 use super::problem::Code;
 use super::router::asset;
 use operations::{Answer, OPERATIONS, Operation, Parameter};
@@ -35,7 +36,7 @@ const PAGE: &str = r##"<!doctype html>
 </head>
 <body>
 <rapi-doc spec-url="/openapi.json" load-fonts="false" regular-font="system-ui, sans-serif" mono-font="ui-monospace, monospace"
- render-style="read" show-header="false" show-info="true" allow-authentication="false" allow-server-selection="false"
+ render-style="read" show-header="false" show-info="true" allow-authentication="true" allow-server-selection="false"
  allow-spec-url-load="false" allow-spec-file-load="false" schema-style="table" schema-description-expanded="true"
  use-path-in-nav-bar="true" nav-item-spacing="compact" primary-color="#2f6f8f"></rapi-doc>
 <noscript>This page needs JavaScript; the description itself is at <a href="/openapi.json">/openapi.json</a>.</noscript>
@@ -76,6 +77,11 @@ they have reached the head of the log; if they have not, the answer is 504 `proj
 `?consistency=eventual` answers at once, `?min_position=` waits for a position. `Ledger-Position` says what an answer \
 reflects.
 
+**API keys** are sent as `Authorization: Bearer` and the key. A key has a role: `read` looks at everything below \
+`/v1`, `submit` also pays and opens accounts, `admin` also creates ledgers and defines assets; and it may be good for one \
+ledger only, with nothing beyond that ledger's paths. A server that only its own machine reaches asks for none until the first \
+one is made.
+
 **Problems** are `application/problem+json` (RFC 9457). Besides those listed with each route, an unknown route is 404 \
 `not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`.";
 
@@ -102,6 +108,12 @@ pub fn build() -> Value {
             "schemas": schemas::all(),
             "parameters": operations::parameters(),
             "headers": headers(),
+            "securitySchemes": {
+                "ApiKey": {
+                    "type": "http", "scheme": "bearer", "bearerFormat": "sy_ and 64 hexadecimal digits",
+                    "description": "An API key of the role that a route names, or of a higher one: read, submit, admin.",
+                },
+            },
             "responses": {
                 "NotFound": problem_answer(404, &[Code::NotFound]),
                 "MethodNotAllowed": problem_answer(405, &[Code::MethodNotAllowed]),
@@ -133,6 +145,10 @@ fn headers() -> Value {
             "description": "The client's own `X-Request-Id` if it is 1 to 128 visible ASCII characters, else a new one. It ties the answer to the log.",
             "required": true, "schema": {"type": "string", "minLength": 1, "maxLength": 128},
         },
+        "WWW-Authenticate": {
+            "description": "How to authenticate (RFC 9110, section 11.6.1).",
+            "required": true, "schema": {"type": "string", "const": "Bearer"},
+        },
         "Allow": {
             "description": "The methods that the route takes.",
             "required": true, "schema": {"type": "string"},
@@ -156,6 +172,9 @@ fn describe(operation: &Operation) -> Value {
         "parameters": parameters,
         "responses": answers(operation),
     });
+    if let Some(role) = access::needed(operation.method, operation.path) {
+        value["security"] = json!([{"ApiKey": [role.as_str()]}]);
+    }
     if let Some(schema) = operation.body {
         value["requestBody"] = json!({
             "required": true,
@@ -182,8 +201,10 @@ fn answers(operation: &Operation) -> Value {
         answers.insert(answer.status.to_string(), answer_of(answer));
     }
     let mut codes: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
+    let guarded = access::needed(operation.method, operation.path).map(|_| &operations::GUARDED);
+    let sets = || operation.problems.iter().chain(guarded);
     // In the order of the list of all, whatever the order of the table.
-    for code in Code::ALL.iter().filter(|code| operation.problems.iter().any(|set| set.contains(code))) {
+    for code in Code::ALL.iter().filter(|code| sets().any(|set| set.contains(code))) {
         codes.entry(code.status().as_u16()).or_default().push(*code);
     }
     for (status, codes) in codes {
@@ -214,6 +235,7 @@ fn problem_answer(status: u16, codes: &[Code]) -> Value {
     let mut named = Map::new();
     named.insert("X-Request-Id".to_owned(), header("X-Request-Id"));
     match status {
+        401 => _ = named.insert("WWW-Authenticate".to_owned(), header("WWW-Authenticate")),
         405 => _ = named.insert("Allow".to_owned(), header("Allow")),
         503 | 504 => _ = named.insert("Retry-After".to_owned(), header("Retry-After")),
         _ => {}

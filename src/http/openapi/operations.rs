@@ -49,6 +49,9 @@ pub const TAGS: &[(&str, &str)] = &[
 /// Business rejections: recorded, and the answer of their key for ever.
 pub const RECORDED: &[Code] = &[AccountClosed, AccountFrozen, InsufficientFunds, BalanceLimitExceeded];
 
+/// Any route that asks for an API key.
+pub const GUARDED: &[Code] = &[Unauthenticated, Forbidden, Unavailable];
+
 /// Any route: a defect of ours.
 const ANY: &[Code] = &[InternalError];
 /// A parameter in the path, which may not be UTF-8.
@@ -375,7 +378,7 @@ pub const OPERATIONS: &[Operation] = &[
         id: "getMetrics",
         tag: "Operations",
         summary: "Metrics for Prometheus",
-        description: "In its text format; 404 when the process collects none.",
+        description: "In its text format; 404 when the process collects none, or serves them on an address of their own.",
         parameters: &[],
         body: None,
         answers: &[text_answer("The metrics.", "text/plain")],

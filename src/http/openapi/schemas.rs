@@ -423,7 +423,13 @@ fn operations() -> Value {
     };
     json!({
         "Liveness": object(json!({"status": {"type": "string", "const": "alive"}})),
-        "Readiness": object(json!({"status": {"type": "string", "const": "ready"}})),
+        "Readiness": some_of(
+            json!({
+                "status": {"type": "string", "const": "ready"},
+                "insecure": {"type": "boolean", "const": true, "description": "There when the server was told to ask nobody for an API key."},
+            }),
+            &["status"],
+        ),
         "Cluster": object(json!({
             "workers": {"type": "array", "items": object(json!({
                 "worker_id": uuid(),

@@ -24,6 +24,14 @@ struct State_ {
     status: &'static str,
 }
 
+#[derive(Serialize)]
+struct Readiness {
+    status: &'static str,
+    /// Nobody is asked for an API key, because the server was told so.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    insecure: bool,
+}
+
 /// `GET /livez`
 pub async fn livez() -> Response {
     answer(StatusCode::OK, &State_ { status: "alive" }, None, false)
@@ -32,7 +40,10 @@ pub async fn livez() -> Response {
 /// `GET /readyz`
 pub async fn readyz(State(app): State<SharedApp>) -> Result<Response, Problem> {
     match app.worker.status() {
-        Status::Serving => Ok(answer(StatusCode::OK, &State_ { status: "ready" }, None, false)),
+        Status::Serving => {
+            let readiness = Readiness { status: "ready", insecure: app.access.is_insecure() };
+            Ok(answer(StatusCode::OK, &readiness, None, false))
+        }
         other => Err(Problem::new(Code::Unavailable, other.to_string())),
     }
 }
