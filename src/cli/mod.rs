@@ -127,7 +127,9 @@ mod tests {
         while let Some(command) = pending.pop() {
             pending.extend(command.get_subcommands());
             for argument in command.get_arguments() {
-                if ["api_key", "database_url", "claims_database_url", "cluster_secret"].contains(&argument.get_id().as_str()) {
+                if ["api_key", "database_url", "claims_database_url", "cluster_secret"]
+                    .contains(&argument.get_id().as_str())
+                {
                     assert!(argument.is_hide_env_values_set(), "{}: --{}", command.get_name(), argument.get_id());
                 }
             }

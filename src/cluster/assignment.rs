@@ -76,10 +76,8 @@ fn quotas(members: &BTreeMap<Uuid, u64>, units: usize, held: impl Fn(&Uuid) -> u
         return BTreeMap::new();
     }
     let product = |capacity: u64| u128::from(capacity) * units as u128;
-    let mut quotas: BTreeMap<Uuid, usize> = members
-        .iter()
-        .map(|(id, capacity)| (*id, (product(*capacity) / u128::from(total)) as usize))
-        .collect();
+    let mut quotas: BTreeMap<Uuid, usize> =
+        members.iter().map(|(id, capacity)| (*id, (product(*capacity) / u128::from(total)) as usize)).collect();
     let mut left = units - quotas.values().sum::<usize>();
     let mut candidates: Vec<_> = members
         .iter()
@@ -130,8 +128,7 @@ mod tests {
     }
 
     fn holders() -> impl Strategy<Value = BTreeMap<Unit, Uuid>> {
-        vec(0_u8..12, units().len())
-            .prop_map(|holders| units().into_iter().zip(holders.into_iter().map(id)).collect())
+        vec(0_u8..12, units().len()).prop_map(|holders| units().into_iter().zip(holders.into_iter().map(id)).collect())
     }
 
     fn of<'a>(assigned: &'a BTreeMap<Unit, Uuid>, worker_id: Uuid) -> impl Iterator<Item = Unit> + 'a {

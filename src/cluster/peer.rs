@@ -87,7 +87,9 @@ impl Peers {
             .body(body)
             .send()
             .await
-            .map_err(|error| if error.is_connect() { PeerError::Unreachable(error) } else { PeerError::Lost(error.to_string()) })?;
+            .map_err(|error| {
+                if error.is_connect() { PeerError::Unreachable(error) } else { PeerError::Lost(error.to_string()) }
+            })?;
         if response.status() != StatusCode::OK {
             return Err(PeerError::Refused(response.status()));
         }

@@ -193,8 +193,7 @@ impl Session {
         let shards_max = if held.draining { usize::MAX } else { SHARDS_MOVED_MAX };
         let shards_leaving = held.leaving.iter().filter(|unit| matches!(unit, Unit::Projector(_))).count();
         let staying = held.epochs.keys().filter(|unit| !held.leaving.contains(unit) && elsewhere(unit)).copied();
-        let (sequencers, shards): (Vec<Unit>, Vec<Unit>) =
-            staying.partition(|unit| matches!(unit, Unit::Sequencer(_)));
+        let (sequencers, shards): (Vec<Unit>, Vec<Unit>) = staying.partition(|unit| matches!(unit, Unit::Sequencer(_)));
         let shards = shards.into_iter().take(shards_max.saturating_sub(shards_leaving));
         let leaving: Vec<Unit> = sequencers.into_iter().chain(shards).collect();
         if !leaving.is_empty() {
@@ -227,8 +226,7 @@ impl Session {
     /// Claims what is assigned to this worker and free, or held by one that is gone.
     async fn claim(&self, held: &mut Held, assigned: &BTreeMap<Unit, Uuid>) -> Result<(), Error> {
         let mine = assigned.iter().filter(|(_, worker_id)| **worker_id == held.worker_id);
-        let missing: Vec<Unit> =
-            mine.map(|(unit, _)| *unit).filter(|unit| !held.epochs.contains_key(unit)).collect();
+        let missing: Vec<Unit> = mine.map(|(unit, _)| *unit).filter(|unit| !held.epochs.contains_key(unit)).collect();
         if missing.is_empty() {
             gauge!(metric::CLAIMS_DENIED).set(0.0);
             return Ok(());

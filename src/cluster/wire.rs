@@ -116,7 +116,10 @@ enum OutcomeForm {
     Recorded(usize),
     Unchanged(Option<AccountForm>),
     KeyUsed,
-    Refused { item: usize, refusal: RefusalForm },
+    Refused {
+        item: usize,
+        refusal: RefusalForm,
+    },
     Account(Option<AccountForm>),
     Head,
 }
@@ -189,9 +192,7 @@ impl Submitted {
     pub fn into_work(self) -> Result<Work, Malformed> {
         Ok(match self.work {
             WorkForm::Each(items) => {
-                let item = |item: ItemForm| {
-                    Ok(Item { command: command(item.command)?, key: item.key.map(key) })
-                };
+                let item = |item: ItemForm| Ok(Item { command: command(item.command)?, key: item.key.map(key) });
                 Work::Each(items.into_iter().map(item).collect::<Result<SmallVec<_>, _>>()?)
             }
             WorkForm::Atomic { commands, key: used } => {
@@ -324,13 +325,15 @@ fn command_form(command: &Command) -> CommandForm {
 fn command(form: CommandForm) -> Result<Command, Malformed> {
     Ok(match form {
         CommandForm::DefineAsset { code, scale } => Command::DefineAsset { code: asset_code(&code)?, scale },
-        CommandForm::OpenAccount { code, asset, debit, limits: bounds, metadata } => Command::OpenAccount(OpenAccount {
-            code: account_code(&code)?,
-            asset: asset_code(&asset)?,
-            normal: side(debit),
-            limits: limits(&bounds)?,
-            metadata: metadata.map(Arc::from),
-        }),
+        CommandForm::OpenAccount { code, asset, debit, limits: bounds, metadata } => {
+            Command::OpenAccount(OpenAccount {
+                code: account_code(&code)?,
+                asset: asset_code(&asset)?,
+                normal: side(debit),
+                limits: limits(&bounds)?,
+                metadata: metadata.map(Arc::from),
+            })
+        }
         CommandForm::Transact(form) => {
             let leg = |leg: LegForm| {
                 Ok(LegRequest {

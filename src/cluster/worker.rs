@@ -112,17 +112,8 @@ impl Worker {
     /// # Errors
     /// The database cannot be reached.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let Options {
-            database,
-            claims_database,
-            address,
-            internal_url,
-            secret,
-            capacity,
-            roles,
-            accounts_max,
-            clock,
-        } = options;
+        let Options { database, claims_database, address, internal_url, secret, capacity, roles, accounts_max, clock } =
+            options;
         let mut conn = database.connect_serving().await?;
         let shard_count = store::ledgers::shard_count(&mut conn).await?;
         if let Ok(main) = LedgerName::new("main") {

@@ -220,7 +220,8 @@ impl Handle {
             return Err(Unavailable::Overloaded);
         }
         let (reply, answer) = oneshot::channel();
-        let submission = Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, _ticket: ticket };
+        let submission =
+            Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, _ticket: ticket };
         self.queue.try_send(submission).map_err(|_| Unavailable::Overloaded)?;
         answer.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
     }

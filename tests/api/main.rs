@@ -23,7 +23,7 @@ mod operations;
 mod pages;
 mod payments;
 mod protocol;
-mod snapshots;
 mod replica;
+mod snapshots;
 mod stream;
 mod transactions;

@@ -36,9 +36,7 @@ async fn any_worker_answers_any_request() {
     replica.post("/accounts", &json!({"code": "x", "asset": "USD"})).await.is_problem(409, "account_already_exists");
     replica.put("/assets/NEW", &json!({"scale": 1})).await.is(201);
     replica.put("/assets/NEW", &json!({"scale": 2})).await.is_problem(409, "asset_already_exists");
-    let item = |key: &str, amount: u32| {
-        json!({"from": "bank", "to": "alice", "amount": amount, "asset": "EUR", "idempotency_key": key})
-    };
+    let item = |key: &str, amount: u32| json!({"from": "bank", "to": "alice", "amount": amount, "asset": "EUR", "idempotency_key": key});
     let batch = json!({"payments": [item("b1", 1), item("b2", 2), item("b1", 1)]});
     let answer = replica.post("/payments/batch", &batch).await.is(200);
     assert_eq!(answer.body["results"][2]["payment"], answer.body["results"][0]["payment"]);
@@ -49,7 +47,9 @@ async fn any_worker_answers_any_request() {
     // Reads see what was written through the other, whichever that is.
     for (writer, reader, round) in [(&sequencing, &replica, 0), (&replica, &sequencing, 1)] {
         let written = writer.pay(&format!("r{round}"), &payment("bank", "alice", 1)).await.is(201);
-        for path in ["/accounts/alice", "/accounts", "/accounts/alice/entries", "/transactions?account=alice", "/events"] {
+        for path in
+            ["/accounts/alice", "/accounts", "/accounts/alice/entries", "/transactions?account=alice", "/events"]
+        {
             let read = reader.get(path).await.is(200);
             assert!(read.position() >= written.position(), "{path}");
         }

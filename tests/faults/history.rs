@@ -205,7 +205,9 @@ impl History {
     async fn read(&self, account: &str) {
         let known = self.known.lock().expect("no panic").get(account).copied().unwrap_or(0);
         let base = self.base.lock().expect("no panic").clone();
-        let Ok(answer) = self.http.get(format!("{base}/v1/ledgers/main/accounts/{account}")).send().await else { return };
+        let Ok(answer) = self.http.get(format!("{base}/v1/ledgers/main/accounts/{account}")).send().await else {
+            return;
+        };
         if answer.status() != 200 {
             return;
         }

@@ -237,7 +237,8 @@ impl Steady {
         let accounts = json!({"accounts": [
             {"code": "bank", "asset": "EUR", "min_balance": null}, {"code": "shop", "asset": "EUR"},
         ]});
-        let opened = http.post(format!("{origin}/v1/ledgers/main/accounts/batch")).json(&accounts).send().await.unwrap();
+        let opened =
+            http.post(format!("{origin}/v1/ledgers/main/accounts/batch")).json(&accounts).send().await.unwrap();
         assert!(opened.status().is_success());
         let stop = CancellationToken::new();
         let mut clients = tokio::task::JoinSet::new();
@@ -276,7 +277,10 @@ impl Steady {
 async fn paid(url: &str) -> i64 {
     let database = Database::new(url).unwrap();
     let mut conn = database.connect_owner().await.unwrap();
-    sqlx::query_scalar("SELECT count(*) FROM events WHERE type = 'transaction_posted'").fetch_one(&mut conn).await.unwrap()
+    sqlx::query_scalar("SELECT count(*) FROM events WHERE type = 'transaction_posted'")
+        .fetch_one(&mut conn)
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

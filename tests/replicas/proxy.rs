@@ -32,7 +32,8 @@ impl HaProxy {
             .spawn()
             .expect("haproxy is needed for this test: apt-get install haproxy");
         let proxy = Self { _process: process, port, operations, _dir: dir };
-        eventually("HAProxy listens", async || reqwest::get(format!("{}/livez", proxy.operations())).await.is_ok()).await;
+        eventually("HAProxy listens", async || reqwest::get(format!("{}/livez", proxy.operations())).await.is_ok())
+            .await;
         proxy
     }
 
