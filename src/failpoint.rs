@@ -1,6 +1,7 @@
 //! Places at which a test kills the process, or lets a task panic:
 //! `STEELYARD_FAILPOINT=name:n` ends the process, as `kill -9` would, when it
-//! passes the named place for the n-th time; `name:n:panic` panics there.
+//! passes the named place for the n-th time; `name:n:panic` panics there, and
+//! `name:n:stop` freezes the process until it gets a SIGCONT.
 //! Release builds have none of this.
 
 /// Dies here if a test wants so.
@@ -15,21 +16,25 @@ pub fn failpoint(name: &str) {
     struct Armed {
         name: String,
         left: AtomicU64,
-        panics: bool,
+        action: Option<String>,
     }
 
     static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
         let setting = std::env::var("STEELYARD_FAILPOINT").ok()?;
         let mut parts = setting.split(':');
         let (name, left) = (parts.next()?.to_owned(), AtomicU64::new(parts.next()?.parse().ok()?));
-        Some(Armed { name, left, panics: parts.next() == Some("panic") })
+        Some(Armed { name, left, action: parts.next().map(str::to_owned) })
     });
     if let Some(armed) = &*ARMED
         && armed.name == name
         && armed.left.fetch_sub(1, Ordering::SeqCst) == 1
     {
-        assert!(!armed.panics, "failpoint {name}");
-        _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        let signal = match armed.action.as_deref() {
+            Some("panic") => panic!("failpoint {name}"),
+            Some("stop") => rustix::process::Signal::STOP,
+            _ => rustix::process::Signal::KILL,
+        };
+        _ = rustix::process::kill_process(rustix::process::getpid(), signal);
     }
 }
 

@@ -21,7 +21,6 @@ use crate::config::{
 };
 use crate::embedded_pg::EmbeddedPg;
 use crate::http::{App, router, server};
-use crate::store::Database;
 use crate::telemetry::{logs, metric};
 
 /// How often the built-in PostgreSQL is looked after.
@@ -149,7 +148,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         }
     };
     let claims_database = match &args.claims_database_url {
-        Some(url) => Database::new(url).context("the claims database's URL is not valid")?,
+        Some(url) => database.beside(url).context("the claims database's URL is not valid")?,
         None => database.clone(),
     };
     let takes = |role| args.roles.contains(&role);

@@ -118,7 +118,7 @@ impl Session {
     async fn connect(&self) -> Result<Held, Error> {
         let mut conn = self.database.connect_owner().await?;
         // New at every join, so that nobody mistakes it for its former self.
-        let worker_id = new_worker_id();
+        let worker_id = self.database.new_worker_id();
         claims::register(&mut conn, worker_id, &self.registration).await?;
         tracing::info!(%worker_id, "joined");
         Ok(Held {
@@ -281,8 +281,10 @@ impl Session {
         }
     }
 
-    /// Takes from workers that are gone but whose sessions are not: the epoch
-    /// first, so that they can write no more, then the session with its lock.
+    /// Takes from workers that are gone but whose sessions are not. All of these
+    /// end first, since one that is frozen in an append or a flush would keep the
+    /// epoch from being raised; then the epochs are, so that nothing that was sent
+    /// before can be written.
     async fn evict_stale(&self, held: &mut Held, missing: &[Unit], free: &[Unit]) -> Result<Vec<Unit>, Error> {
         let stale = claims::stale(&mut held.conn).await?;
         let stale: Vec<_> =
@@ -291,12 +293,15 @@ impl Session {
             return Ok(Vec::new());
         }
         let units: Vec<Unit> = stale.iter().map(|stale| stale.unit).collect();
-        claims::raise(&mut held.conn, held.worker_id, &units).await?;
+        for worker_id in stale.iter().filter_map(|stale| stale.worker_id).collect::<BTreeSet<_>>() {
+            tracing::warn!(%worker_id, "ending the sessions of a worker that is not heard of any more");
+            claims::terminate_worker(&mut held.conn, worker_id).await?;
+        }
         let sessions: BTreeSet<_> = stale.iter().map(|stale| (stale.backend_pid, stale.backend_start)).collect();
         for (pid, start) in sessions {
-            tracing::warn!(pid, "ending the session of a worker that is not heard of any more");
             claims::terminate(&mut held.conn, pid, start).await?;
         }
+        claims::raise(&mut held.conn, held.worker_id, &units).await?;
         claims::try_lock(&mut held.conn, &units).await
     }
 
@@ -451,9 +456,4 @@ fn replace(claim: &watch::Sender<ClaimState>, state: ClaimState) {
         }
         !unchanged
     });
-}
-
-#[expect(clippy::disallowed_methods, reason = "a worker's id is no part of any history")]
-fn new_worker_id() -> Uuid {
-    Uuid::now_v7()
 }

@@ -13,6 +13,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connect::application_name;
 use super::{Epoch, Error, LedgerId, Shard};
 
 /// First key of the advisory locks of sequencers; the second is the ledger.
@@ -35,6 +36,7 @@ pub enum Unit {
 #[derive(Clone, Copy, Debug)]
 pub struct Stale {
     pub unit: Unit,
+    pub worker_id: Option<Uuid>,
     pub backend_pid: i32,
     pub backend_start: chrono::DateTime<chrono::Utc>,
 }
@@ -258,7 +260,7 @@ pub async fn stale(conn: &mut PgConnection) -> Result<Vec<Stale>, Error> {
             UNION ALL
             SELECT NULL, shard, worker_id, backend_pid, backend_start FROM shard_claims
         )
-        SELECT c.ledger_id, c.shard, c.backend_pid AS "backend_pid!", c.backend_start AS "backend_start!"
+        SELECT c.ledger_id, c.shard, c.worker_id, c.backend_pid AS "backend_pid!", c.backend_start AS "backend_start!"
         FROM claims c
         JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start = c.backend_start
         LEFT JOIN workers w ON w.worker_id = c.worker_id
@@ -276,10 +278,35 @@ pub async fn stale(conn: &mut PgConnection) -> Result<Vec<Stale>, Error> {
                 (None, Some(shard)) => Unit::Projector(shard),
                 (None, None) => return None,
             };
-            Some(Stale { unit, backend_pid: row.backend_pid, backend_start: row.backend_start })
+            Some(Stale {
+                unit,
+                worker_id: row.worker_id,
+                backend_pid: row.backend_pid,
+                backend_start: row.backend_start,
+            })
         })
         .collect())
 }
+
+/// Ends all sessions of a worker's process and waits until they are gone, with
+/// their locks. One that is frozen in the middle of an append or a flush holds its
+/// claim's row, and whoever raises the epoch would wait for it for ever.
+pub async fn terminate_worker(conn: &mut PgConnection, worker_id: Uuid) -> Result<(), Error> {
+    sqlx::query!(
+        r#"
+        SELECT pg_terminate_backend(pid, $2) AS "terminated!" FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = $1 AND pid <> pg_backend_pid()
+        "#,
+        application_name(worker_id),
+        TERMINATE_WAIT_MS
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(())
+}
+
+/// How long the end of one session is waited for: it rolls back within milliseconds.
+const TERMINATE_WAIT_MS: i64 = 1_000;
 
 /// Ends a session, if it is still the one that was seen.
 pub async fn terminate(

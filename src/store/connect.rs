@@ -1,10 +1,13 @@
 //! Connections: a pool for reads, single connections for those who hold a claim.
 
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use uuid::Uuid;
 
 use super::Error;
 use super::error::timed_out;
@@ -27,6 +30,9 @@ pub const SERVING_ROLE: &str = "steelyard_serving";
 pub struct Database {
     options: PgConnectOptions,
     pool: PgPool,
+    /// Names this process; its last two bytes are 0.
+    process: Uuid,
+    joins: Arc<AtomicU16>,
 }
 
 impl Database {
@@ -35,8 +41,20 @@ impl Database {
     /// # Errors
     /// A URL that is none.
     pub fn new(url: &str) -> Result<Self, Error> {
+        Self::of_process(url, worker_id(new_process_id(), 0), Arc::default())
+    }
+
+    /// Another way to the same database, for the same process.
+    ///
+    /// # Errors
+    /// A URL that is none.
+    pub fn beside(&self, url: &str) -> Result<Self, Error> {
+        Self::of_process(url, self.process, Arc::clone(&self.joins))
+    }
+
+    fn of_process(url: &str, process: Uuid, joins: Arc<AtomicU16>) -> Result<Self, Error> {
         let options = PgConnectOptions::from_str(url)?
-            .application_name("steelyard")
+            .application_name(&application_name(process))
             .statement_cache_capacity(STATEMENT_CACHE)
             .log_statements(tracing::log::LevelFilter::Trace)
             .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1));
@@ -44,7 +62,13 @@ impl Database {
             .max_connections(POOL_CONNECTIONS_MAX)
             .acquire_timeout(POOL_ACQUIRE_TIMEOUT)
             .connect_lazy_with(serving(&options));
-        Ok(Self { options, pool })
+        Ok(Self { options, pool, process, joins })
+    }
+
+    /// The id of a worker that joins: new each time, so that nobody mistakes it
+    /// for its former self, and its process's in all but the last two bytes.
+    pub fn new_worker_id(&self) -> Uuid {
+        worker_id(self.process, self.joins.fetch_add(1, Ordering::Relaxed).wrapping_add(1))
     }
 
     /// Reads of the HTTP API.
@@ -75,6 +99,23 @@ impl Database {
         conn.close().await?;
         Ok(())
     }
+}
+
+/// What the sessions of a process are called in `pg_stat_activity`: whoever knows
+/// the id of one of its workers can find and end them all.
+pub(super) fn application_name(worker: Uuid) -> String {
+    format!("steelyard {}", worker_id(worker, 0))
+}
+
+fn worker_id(process: Uuid, join: u16) -> Uuid {
+    let mut bytes = process.into_bytes();
+    bytes[14..].copy_from_slice(&join.to_be_bytes());
+    Uuid::from_bytes(bytes)
+}
+
+#[expect(clippy::disallowed_methods, reason = "a process's id is no part of any history")]
+fn new_process_id() -> Uuid {
+    Uuid::now_v7()
 }
 
 /// A session that serves: may not change the log, and never sits in a

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use super::jsonb::Jsonb;
 use super::payload::{self, SCHEMA_VERSION};
 use super::{Epoch, Error, LedgerId, rows};
+use crate::failpoint::failpoint;
 use crate::ledger::{Event, Fact, Position};
 
 /// A key and its request, as they commit with the events.
@@ -216,6 +217,7 @@ async fn copy_events<T>(
             out.clear();
         }
     }
+    failpoint("during_copy");
     out.extend_from_slice(&rows::COPY_TRAILER);
     copy.send(out).await?;
     let done = meanwhile();

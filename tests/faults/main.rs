@@ -15,7 +15,7 @@ mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -41,6 +41,13 @@ const CLIENTS: u32 = 8;
 const BATCHERS: u32 = 2;
 const BATCH_ROUNDS: u64 = 4;
 
+/// How long the takeover from a frozen process may take: five seconds until it
+/// counts as gone, and what a slow machine needs to end its sessions and to load.
+const FREEZE_TAKEOVER_MAX: Duration = Duration::from_secs(9);
+/// How long the takeover from a killed process may take, from the kill to the
+/// next payment that is answered.
+const KILL_TAKEOVER_MAX: Duration = Duration::from_secs(2);
+
 /// How long a fault that waits for its moment is waited for.
 const FAILPOINT_WAIT: Duration = Duration::from_millis(700);
 
@@ -53,6 +60,10 @@ enum Strike {
     Panic(&'static str, u32),
     /// The process dies at any time.
     Kill,
+    /// The process stops for so long that another takes over, and then goes on.
+    Freeze,
+    /// The same, at a point that it passes for the n-th time.
+    FreezeAt(&'static str, u32),
     /// PostgreSQL ends one of our sessions, or all, several times.
     Terminate { all: bool, times: u32 },
     /// PostgreSQL dies at once, and starts again.
@@ -72,6 +83,7 @@ impl Strike {
     fn failpoint(self) -> Option<String> {
         match self {
             Self::Failpoint(name, count) => Some(format!("{name}:{count}")),
+            Self::FreezeAt(name, count) => Some(format!("{name}:{count}:stop")),
             Self::Panic(name, count) => Some(format!("{name}:{count}:panic")),
             _ => None,
         }
@@ -81,7 +93,8 @@ impl Strike {
         match random.random_range(0..100) {
             0..35 => Self::Failpoint(POINTS[random.random_range(0..POINTS.len())], random.random_range(1..25)),
             35..40 => Self::Panic(PANICS[random.random_range(0..PANICS.len())], random.random_range(1..25)),
-            40..50 => Self::Kill,
+            40..48 => Self::Kill,
+            48..50 => Self::Freeze,
             50..70 => Self::Terminate { all: random.random(), times: random.random_range(1..4) },
             70..76 => Self::Postgres,
             _ => {
@@ -165,10 +178,10 @@ impl<'a> Stage<'a> {
             history.set_base(&ready(&process).await);
         }
         let stop = CancellationToken::new();
-        let batchers = if seed % BATCH_ROUNDS == 0 { BATCHERS } else { 0 };
+        let batchers = if seed.is_multiple_of(BATCH_ROUNDS) { BATCHERS } else { 0 };
         let paying = history.pay_until(stop.clone(), CLIENTS, batchers, seed);
         let striking = async {
-            let process = match self.strike(strike, process, random).await {
+            let process = match self.strike(strike, process, history, random).await {
                 Some(process) => process,
                 None => Process::spawn(&self.url, &[]).await,
             };
@@ -184,6 +197,22 @@ impl<'a> Stage<'a> {
         process
     }
 
+    /// Starts another process, which takes over from a frozen one, and lets that
+    /// one go on, with its claims lost.
+    async fn take_over(&self, frozen: Process, history: &History) -> Process {
+        let second = Process::spawn(&self.url, &[]).await;
+        let started = Instant::now();
+        history.set_base(&ready(&second).await);
+        assert!(started.elapsed() < FREEZE_TAKEOVER_MAX, "{:?}", started.elapsed());
+        history.ask_anew().await;
+        frozen.stop_or_continue(true);
+        // What it was writing is refused, and it stands by.
+        frozen.logs(|line| line["message"] == "status" && line["to"] == "standby").await;
+        history.ask_anew().await;
+        frozen.kill().await;
+        second
+    }
+
     async fn end(self, process: Process) {
         self.database.pool().close().await;
         let ended = process.terminate().await;
@@ -191,7 +220,13 @@ impl<'a> Stage<'a> {
     }
 
     /// Strikes, and returns when the cause is gone, with the process if it lives.
-    async fn strike(&self, strike: Strike, mut process: Process, random: &mut SmallRng) -> Option<Process> {
+    async fn strike(
+        &self,
+        strike: Strike,
+        mut process: Process,
+        history: &History,
+        random: &mut SmallRng,
+    ) -> Option<Process> {
         let a_moment = Duration::from_millis(random.random_range(5..120));
         match strike {
             Strike::Failpoint(..) => {
@@ -202,6 +237,15 @@ impl<'a> Stage<'a> {
             Strike::Panic(name, _) => {
                 let panicked = process.logs(|line| says(line, &format!("failpoint {name}")));
                 _ = tokio::time::timeout(FAILPOINT_WAIT, panicked).await;
+            }
+            Strike::Freeze => {
+                tokio::time::sleep(a_moment).await;
+                process.stop_or_continue(false);
+                return Some(self.take_over(process, history).await);
+            }
+            Strike::FreezeAt(..) => {
+                eventually("the process stops", async || process.is_stopped()).await;
+                return Some(self.take_over(process, history).await);
             }
             Strike::Kill => {
                 tokio::time::sleep(a_moment).await;
@@ -252,6 +296,57 @@ async fn after_a_panic_the_ledger_serves_again_and_nothing_is_lost_or_doubled() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_kill_under_load_another_process_answers_within_two_seconds() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database().await;
+    let stage = Stage::new(&postgres, &url).await;
+    let first = Process::spawn(&stage.url, &[]).await;
+    let history = History::begin(&ready(&first).await).await;
+    let second = Process::spawn(&stage.url, &[]).await;
+    second.logs(|line| line["message"] == "status" && line["to"] == "standby").await;
+    let stop = CancellationToken::new();
+    let paying = history.pay_until(stop.clone(), CLIENTS, BATCHERS, 1);
+    let striking = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        history.set_base(second.origin());
+        let started = Instant::now();
+        first.kill().await;
+        while !history.is_answered_anew().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        println!("answered {:?} after the kill", started.elapsed());
+        stop.cancel();
+        started.elapsed()
+    };
+    let ((), taken) = tokio::join!(paying, striking);
+    assert!(taken < KILL_TAKEOVER_MAX, "{taken:?}");
+    let mut conn = stage.database.connect_owner().await.expect("PostgreSQL is there");
+    history.settle_and_check(&stage.database, &mut conn).await;
+    stage.end(second).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_freezes_anywhere_is_taken_over_and_is_refused_when_it_thaws() {
+    let postgres = Postgres::start().await;
+    let strikes = [
+        Strike::Freeze,
+        // In the middle of the COPY of a large batch, and between COPY and COMMIT.
+        Strike::FreezeAt("during_copy", 3),
+        Strike::FreezeAt("before_commit", 3),
+        Strike::FreezeAt("during_flush", 3),
+    ];
+    let rounds = strikes.map(async |strike| {
+        let url = postgres.database().await;
+        let stage = Stage::new(&postgres, &url).await;
+        let process = Process::spawn(&stage.url, &[]).await;
+        let history = History::begin(&ready(&process).await).await;
+        let process = stage.round(strike, process, &history, 0, &mut SmallRng::seed_from_u64(1)).await;
+        stage.end(process).await;
+    });
+    futures::future::join_all(rounds).await;
+}
+
 /// Waits until the process serves, and says where.
 async fn ready(process: &Process) -> String {
     let origin = process.origin().to_owned();
@@ -273,7 +368,7 @@ fn place(url: &str) -> (PathBuf, String) {
 async fn terminate(conn: &mut PgConnection, all: bool, pick: u64) {
     let pids: Vec<i32> = sqlx::query_scalar(
         "SELECT pid FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name = 'steelyard' AND pid <> pg_backend_pid()
+         WHERE datname = current_database() AND application_name LIKE 'steelyard %' AND pid <> pg_backend_pid()
          ORDER BY pid",
     )
     .fetch_all(&mut *conn)

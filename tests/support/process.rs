@@ -100,6 +100,12 @@ impl Process {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Whether it is stopped where it is.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id().unwrap())).unwrap();
+        stat.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('T'))
+    }
+
     /// Waits until it ends by itself, at a failpoint for one.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(WAIT, self.child.wait()).await.unwrap().unwrap()
