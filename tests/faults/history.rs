@@ -235,20 +235,32 @@ impl History {
         let read = std::mem::take(&mut *self.read.lock().expect("no panic"));
         let (accounts, versions): (Vec<String>, Vec<i64>) =
             read.iter().map(|(account, version, _)| (account.clone(), *version as i64)).unzip();
-        let logged: Vec<Option<String>> = sqlx::query_scalar(
-            "SELECT (SELECT e.balance_after::text FROM accounts a
-                     JOIN entries e ON e.shard = a.shard AND e.ledger_id = a.ledger_id AND e.account_id = a.account_id
-                     WHERE a.ledger_id = 1 AND a.code = u.code AND e.version = u.version)
-             FROM UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS u (code, version, ordinality)
-             ORDER BY ordinality",
-        )
-        .bind(accounts)
-        .bind(versions)
-        .fetch_all(conn)
-        .await
-        .expect("entries can be read");
+        // The statement's lines are there when the projections are.
+        let mut tries = 0;
+        let logged = loop {
+            let logged: Vec<Option<String>> = sqlx::query_scalar(
+                "SELECT CASE WHEN u.version = 0 THEN '0' ELSE (
+                         SELECT e.balance_after::text FROM accounts a
+                         JOIN entries e
+                             ON e.shard = a.shard AND e.ledger_id = a.ledger_id AND e.account_id = a.account_id
+                         WHERE a.ledger_id = 1 AND a.code = u.code AND e.version = u.version
+                     ) END
+                 FROM UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS u (code, version, ordinality)
+                 ORDER BY ordinality",
+            )
+            .bind(&accounts)
+            .bind(&versions)
+            .fetch_all(&mut *conn)
+            .await
+            .expect("entries can be read");
+            if logged.iter().all(Option::is_some) {
+                break logged;
+            }
+            tries += 1;
+            assert!(tries < SETTLE_TRIES_MAX, "what was read is in no statement");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
         for ((account, version, posted), logged) in read.iter().zip(logged) {
-            let logged = if *version == 0 { Some("0".to_owned()) } else { logged };
             assert_eq!(logged.as_ref(), Some(posted), "{account} at version {version}");
         }
     }
