@@ -9,9 +9,11 @@
 //! appends and flushes carry their epochs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use metrics::{counter, gauge};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Notify, watch};
@@ -42,6 +44,8 @@ const JOIN_DEBOUNCE_S: f64 = 1.5;
 const SHARDS_MOVED_MAX: usize = 8;
 /// A statement that takes longer on this connection means that it is dead.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Of so many tries in a row that fail, one is logged: every five seconds.
+const FAILURES_LOGGED: u32 = 25;
 /// Between tries at a database that is not there.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -88,10 +92,15 @@ enum Ended {
 impl Session {
     /// Runs until `stop`.
     pub async fn run(mut self) {
+        let mut failures: u32 = 0;
         loop {
-            match self.connect().await {
+            let connected = tokio::time::timeout(STATEMENT_TIMEOUT * 2, self.connect()).await;
+            match connected.unwrap_or_else(|_| Err(store::error::timed_out("joining took too long"))) {
                 Ok(mut held) => {
-                    let ended = self.hold(&mut held).await;
+                    failures = 0;
+                    // A defect costs the claims, not the worker: it would look alive and never serve again.
+                    let ended = AssertUnwindSafe(self.hold(&mut held)).catch_unwind().await;
+                    let ended = ended.unwrap_or_else(|_| Ended::Lost(store::error::timed_out("the session panicked")));
                     self.lose_all(&held, &ended);
                     match ended {
                         Ended::Stopped => return self.leave(held).await,
@@ -104,8 +113,11 @@ impl Session {
                     drop(held.conn);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the database cannot be reached; trying again");
-                    self.status.send_replace(Status::Starting(format!("no database: {error}")));
+                    if failures % FAILURES_LOGGED == 0 {
+                        tracing::warn!(%error, failures, "the database cannot be reached; trying again");
+                    }
+                    failures = failures.saturating_add(1);
+                    self.say_starting("no database");
                 }
             }
             tokio::select! {
@@ -400,10 +412,15 @@ impl Session {
         }
         self.shard_claims.send_replace(ShardClaims::default());
         self.routes.send_replace(Routes::default());
+        self.say_starting("claims are being won back");
+    }
+
+    /// Not ready, and why; draining is for good.
+    fn say_starting(&self, why: &str) {
         self.status.send_if_modified(|known| {
             let draining = *known == Status::Draining;
             if !draining {
-                *known = Status::Starting("claims are being won back".to_owned());
+                *known = Status::Starting(why.to_owned());
             }
             !draining
         });

@@ -173,8 +173,8 @@ impl Service {
                 }
                 self.observe(None);
                 tokio::select! {
-                    _ = head.changed() => {}
-                    _ = self.claims.changed() => {}
+                    changed = head.changed() => if changed.is_err() { return Ok(()) },
+                    changed = self.claims.changed() => if changed.is_err() { return Ok(()) },
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(IDLE_TICK) => {}
                 }

@@ -237,6 +237,10 @@ impl Engine {
         waiting: VecDeque<Submission>,
     ) -> Exit {
         self.backlog = waiting;
+        // What another engine fetched for them is not in this one's book.
+        for submission in &mut self.backlog {
+            submission.prefetched = false;
+        }
         let reason = self.run(queue, claim).await;
         self.exit(reason).await
     }
@@ -673,13 +677,7 @@ impl Engine {
         });
         let decided = in_flight.into_iter().flat_map(|follower| follower.pending).chain(self.open.pending);
         let decided = decided.map(|pending| pending.submission);
-        let waiting = decided.chain(self.prefetching).chain(self.parked).chain(self.backlog);
-        let waiting = waiting
-            .map(|mut submission| {
-                submission.prefetched = false;
-                submission
-            })
-            .collect();
+        let waiting = decided.chain(self.prefetching).chain(self.parked).chain(self.backlog).collect();
         if let Some(prefetch) = self.prefetch {
             prefetch.abort();
         }

@@ -206,8 +206,8 @@ impl<'a> Stage<'a> {
         assert!(started.elapsed() < FREEZE_TAKEOVER_MAX, "{:?}", started.elapsed());
         history.ask_anew().await;
         frozen.stop_or_continue(true);
-        // What it was writing is refused, and it stands by.
-        frozen.logs(|line| line["message"] == "status" && line["to"] == "standby").await;
+        // What it was writing is refused, and it joins anew.
+        frozen.logs(|line| line["message"] == "status" && line["to"] == "starting: claims are being won back").await;
         history.ask_anew().await;
         frozen.kill().await;
         second
@@ -304,7 +304,7 @@ async fn after_a_kill_under_load_another_process_answers_within_two_seconds() {
     let first = Process::spawn(&stage.url, &[]).await;
     let history = History::begin(&ready(&first).await).await;
     let second = Process::spawn(&stage.url, &[]).await;
-    second.logs(|line| line["message"] == "status" && line["to"] == "standby").await;
+    second.serves().await;
     let stop = CancellationToken::new();
     let paying = history.pay_until(stop.clone(), CLIENTS, BATCHERS, 1);
     let striking = async {
@@ -384,4 +384,23 @@ async fn terminate(conn: &mut PgConnection, all: bool, pick: u64) {
 async fn restart(server: &EmbeddedPg) {
     server.stop_immediate().await.expect("PostgreSQL stops");
     server.start().await.expect("PostgreSQL starts");
+}
+
+/// Whoever reads the log may go away, as a log collector does that restarts.
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database().await;
+    let process = Process::spawn(&url, &[]).await;
+    let origin = ready(&process).await;
+    process.close_log().await;
+    let mut conn = Database::new(&url).expect("a URL").connect_owner().await.expect("PostgreSQL is there");
+    // Each time it has something to say.
+    for _ in 0..3 {
+        terminate(&mut conn, true, 0).await;
+        ready(&process).await;
+        let history = History::begin(&origin).await;
+        assert!(history.answered() > 0);
+    }
+    assert!(process.terminate().await.success());
 }

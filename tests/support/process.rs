@@ -17,6 +17,7 @@ pub struct Process {
     origin: String,
     /// What it has logged so far, by line.
     log: watch::Receiver<Vec<Value>>,
+    reader: tokio::task::JoinHandle<()>,
 }
 
 impl Process {
@@ -44,13 +45,13 @@ impl Process {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (log_of_reader, log) = watch::channel(Vec::new());
         // Ends with the process, whose standard error it reads.
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             while let Ok(Some(line)) = lines.next_line().await {
                 let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
                 log_of_reader.send_modify(|log| log.push(line));
             }
         });
-        let mut process = Self { child, origin: String::new(), log };
+        let mut process = Self { child, origin: String::new(), log, reader };
         let listening = process.logs(|line| line["message"] == "listening").await;
         process.origin = format!("http://{}", listening["address"].as_str().unwrap());
         process
@@ -79,6 +80,13 @@ impl Process {
     /// What it logs, to be read after its end too.
     pub fn log(&self) -> watch::Receiver<Vec<Value>> {
         self.log.clone()
+    }
+
+    /// Reads its log no more, and closes the pipe.
+    pub async fn close_log(&self) {
+        self.reader.abort();
+        let closed = async || self.reader.is_finished();
+        super::eventually("the log is closed", closed).await;
     }
 
     /// `kill -9`, and its end.
