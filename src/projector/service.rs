@@ -155,7 +155,8 @@ impl Service {
                 self.observe(None);
                 tokio::select! {
                     _ = head.changed() => {}
-                    _ = self.claims.changed() => {}
+                    // Without a session there are no changes: that must not spin.
+                    Ok(()) = self.claims.changed() => {}
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(IDLE_TICK) => {}
                 }

@@ -19,6 +19,9 @@ pub enum Format {
 pub fn init(format: Format) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A line that cannot be written would be complained about on standard error
+    // too, which panics in whatever task wrote it. Payments matter more than lines.
+    let builder = builder.log_internal_errors(false);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let started = match format {
         Format::Text => builder.with_ansi(colours).try_init(),

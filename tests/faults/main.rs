@@ -296,6 +296,21 @@ async fn after_a_panic_the_ledger_serves_again_and_nothing_is_lost_or_doubled() 
     }
 }
 
+/// A full disk or a log collector that died must not stop payments.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_cannot_log_goes_on() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database().await;
+    let stage = Stage::new(&postgres, &url).await;
+    let mut process = Process::spawn(&stage.url, &[]).await;
+    let history = History::begin(&ready(&process).await).await;
+    process.close_log().await;
+    // Every task has something to say about this.
+    let process = stage.round(Strike::Postgres, process, &history, 1, &mut SmallRng::seed_from_u64(1)).await;
+    history.ask_anew().await;
+    stage.end(process).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_kill_under_load_another_process_answers_within_two_seconds() {
     let postgres = Postgres::start().await;
