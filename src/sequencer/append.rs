@@ -5,28 +5,33 @@
 //! connection of its own at the same time, and commits only once the first has:
 //! so one batch is written while the one before it becomes durable, and the log
 //! still grows in order and without a hole. When the first fails, the second is
-//! abandoned: its COMMIT has never been sent.
+//! abandoned: its COMMIT has never been sent. A connection that is lost with an
+//! abandoned batch is replaced, in the background: one is enough to go on.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Batch;
 use super::engine::Pending;
 use crate::failpoint::failpoint;
 use crate::ledger::Mark;
 use crate::store::events::KeyRow;
-use crate::store::{self, Epoch, Error, LedgerId};
+use crate::store::{self, Database, Epoch, Error, LedgerId};
 
 /// A statement of an append that takes longer counts as lost: its outcome is read back.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(8);
 /// Connections, and so appends at a time: one that commits, one that writes.
 pub const APPENDS_MAX: usize = 2;
+
+/// Between tries to replace a lost connection.
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A batch on its way into the log.
 pub struct InFlight {
@@ -56,15 +61,38 @@ pub async fn ended<T>(task: &mut JoinHandle<Ended<T>>) -> Ended<T> {
 }
 
 pub struct Appends {
+    database: Database,
     ledger_id: LedgerId,
     epoch: Epoch,
     conns: Vec<PgConnection>,
+    reconnecting: Option<AbortOnDropHandle<Result<PgConnection, Error>>>,
     under_way: VecDeque<InFlight>,
 }
 
 impl Appends {
-    pub fn new(ledger_id: LedgerId, epoch: Epoch, conns: [PgConnection; APPENDS_MAX]) -> Self {
-        Self { ledger_id, epoch, conns: conns.into(), under_way: VecDeque::with_capacity(APPENDS_MAX) }
+    pub fn new(database: Database, ledger_id: LedgerId, epoch: Epoch, conns: [PgConnection; APPENDS_MAX]) -> Self {
+        let under_way = VecDeque::with_capacity(APPENDS_MAX);
+        Self { database, ledger_id, epoch, conns: conns.into(), reconnecting: None, under_way }
+    }
+
+    /// Begins to replace a connection that was lost, or takes in the new one.
+    /// Never waits: until then appends do not overlap.
+    pub fn mend(&mut self) {
+        if let Some(connected) = self.reconnecting.as_mut().and_then(FutureExt::now_or_never) {
+            self.reconnecting = None;
+            self.conns.extend(connected.ok().and_then(Result::ok));
+        }
+        let used = self.under_way.iter().filter(|append| append.task.is_some()).count();
+        if self.conns.len() + used < APPENDS_MAX && self.reconnecting.is_none() {
+            let database = self.database.clone();
+            self.reconnecting = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                let connected = database.connect_serving().await;
+                if connected.is_err() {
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                }
+                connected
+            })));
+        }
     }
 
     /// Whether an append of so many events may start now.
@@ -186,5 +214,5 @@ async fn append_in_turn(
 }
 
 async fn in_time<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(APPEND_TIMEOUT, statement).await.unwrap_or_else(|_| Err(store::error::timed_out("an append took too long")))
+    store::error::within(APPEND_TIMEOUT, "an append took too long", statement).await
 }

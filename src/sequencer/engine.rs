@@ -33,7 +33,7 @@ use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Mome
 use crate::projector::Checkpoints;
 use crate::shard::shard_of;
 use crate::store::events::KeyRow;
-use crate::store::{self, Epoch, Error, LedgerId, Shard};
+use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
 use crate::telemetry::metric;
 
 /// Events after which a batch is full: large enough that the cost of a commit
@@ -57,6 +57,7 @@ const EVICT_MAX: usize = 20_000;
 
 /// What the engine of one ledger works with.
 pub struct Context {
+    pub database: Database,
     pub ledger_id: LedgerId,
     pub ledger: Arc<str>,
     pub shard_count: Shard,
@@ -204,7 +205,7 @@ impl Engine {
         }
         context.tail.reset(head);
         Ok(Self {
-            appends: Appends::new(ledger_id, claim.epoch, append_conns),
+            appends: Appends::new(context.database.clone(), ledger_id, claim.epoch, append_conns),
             context,
             epoch: claim.epoch,
             open_start: book.mark(),
@@ -506,6 +507,7 @@ impl Engine {
 
     /// Sends the open batch off, if there is room for one more.
     fn start_append(&mut self) {
+        self.appends.mend();
         if self.open.pending.is_empty() || !self.appends.have_room(self.open.events.len()) {
             return;
         }
@@ -703,6 +705,15 @@ async fn loaded<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<
 /// Brings into the book every account that the log has touched since its
 /// projection: its row in `balances` is not exact yet. Legs state the balance
 /// they leave behind, so the last one of each account is its state.
+///
+/// These are as many accounts as the events behind the checkpoints touch, even if
+/// that is more than memory is to hold: none of their rows may be relied upon.
+/// The holder before this one could let none of them go for the same reason, and
+/// the projectors bound them: a peak defers them by [`PEAK_LAG_MAX`] events at
+/// most, which is a million legs, some 400 MB if each were of another account.
+/// They go as the checkpoints move on, like all others.
+///
+/// [`PEAK_LAG_MAX`]: crate::projector::service::PEAK_LAG_MAX
 async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, head: Position) -> Result<(), Error> {
     let ledger_id = context.ledger_id;
     let checkpoints = loaded(store::projections::checkpoints(&mut *conn, ledger_id)).await?;
@@ -727,15 +738,13 @@ async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, 
         }
     }
     let codes: Vec<&AccountCode> = touched.keys().filter(|code| !book.contains(code)).collect();
-    let mut projected = Vec::with_capacity(codes.len());
     for chunk in codes.chunks(LOAD_PAGE as usize) {
         let shards: Vec<Shard> =
             chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), context.shard_count)).collect();
         let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
-        projected.extend(loaded(store::projections::load_accounts(conn, ledger_id, &shards, &chunk)).await?);
-    }
-    for account in projected {
-        book.load_account(account);
+        for account in loaded(store::projections::load_accounts(conn, ledger_id, &shards, &chunk)).await? {
+            book.load_account(account);
+        }
     }
     book.settle(book.mark());
     for (code, balance) in touched {

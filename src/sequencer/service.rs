@@ -159,6 +159,7 @@ impl Service {
             self.resolve(waiting, committed);
         }
         let context = Context {
+            database: self.database.clone(),
             ledger_id: self.ledger_id,
             ledger: Arc::clone(&self.ledger),
             shard_count: self.shard_count,

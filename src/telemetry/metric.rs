@@ -73,7 +73,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     for write in ["append", "flush"] {
         counter!(FENCED, "write" => write).absolute(0);
     }
-    for reason in ["known_key", "transient", "refused"] {
+    for reason in ["known_key", "transient", "exhausted", "refused"] {
         counter!(REDECIDED, "reason" => reason).absolute(0);
     }
     for how in ["stopped", "connection", "deposed"] {

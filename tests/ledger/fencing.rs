@@ -225,6 +225,61 @@ async fn what_follows_a_large_batch_that_fails_is_decided_again_and_stored_once(
     worker.stop().await;
 }
 
+/// The connection of a batch that is abandoned may be lost with it; appends overlap
+/// again all the same.
+#[tokio::test]
+async fn a_connection_lost_with_an_abandoned_batch_is_replaced() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    let mut conn = worker.database.connect_owner().await.unwrap();
+    let mut blocker = worker.database.connect_owner().await.unwrap();
+    for round in 0..2 {
+        // The first batch waits for this row, and then cannot have it.
+        let key = steelyard::store::keys::hash(&format!("first-{round}-7"));
+        sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
+        sqlx::query("INSERT INTO idempotency_keys VALUES (1, $1, '\\x00000000000000000000000000000000', 1, 1)")
+            .bind(key.as_slice())
+            .execute(&mut blocker)
+            .await
+            .unwrap();
+        let pay = |name: &'static str| {
+            let ledger = std::sync::Arc::clone(&ledger);
+            tokio::spawn(async move {
+                let items = (0..1_000).map(|n| payment("bank", "a", 1, &format!("{name}-{round}-{n}"))).collect();
+                let deadline = tokio::time::Instant::now() + PATIENCE;
+                ledger.handle.submit(steelyard::sequencer::Work::Each(items), deadline).await
+            })
+        };
+        let first = pay("first");
+        let waits = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'COPY idempotency_keys%'";
+        eventually("the first batch waits for its key", async || {
+            sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut conn).await.unwrap() == 1
+        })
+        .await;
+        let second = pay("second");
+        let idle = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+            AND state = 'idle in transaction' AND query LIKE 'COPY idempotency_keys%'";
+        eventually("the second is written", async || {
+            let idle = sqlx::query_scalar::<_, i32>(idle).fetch_optional(&mut conn).await.unwrap();
+            let Some(pid) = idle else { return false };
+            sqlx::query("SELECT pg_terminate_backend($1, 5000)").bind(pid).execute(&mut conn).await.unwrap();
+            true
+        })
+        .await;
+        sqlx::query("COMMIT").execute(&mut blocker).await.unwrap();
+        for answer in [first.await.unwrap().unwrap(), second.await.unwrap().unwrap()] {
+            assert_eq!(answer.outcomes.len(), 1_000);
+        }
+    }
+    let stored = "SELECT count(*) FROM events WHERE idempotency_key IS NOT NULL";
+    let stored: i64 = sqlx::query_scalar(stored).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(stored, 2 * (999 + 1_000));
+    worker.stop().await;
+}
+
 #[tokio::test]
 async fn a_deposed_sequencer_stores_nothing_under_its_old_epoch_and_its_client_is_answered_right() {
     let url = Postgres::shared().await.database().await;

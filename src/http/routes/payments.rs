@@ -1,6 +1,7 @@
 //! Payments, alone and in batches.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -113,13 +114,21 @@ async fn known(database: &Database, ledger: &Ledger, keys: &[&Key]) -> Result<Kn
     }
     let hashes: Vec<[u8; 16]> = keys.iter().map(|key| key.hash).collect();
     let rows = store::keys::find(database.pool(), ledger.ledger_id, &hashes).await?;
-    let range = |row: &KeyRow| row.position..row.position + u64::from(row.event_count);
+    let asked: HashSet<_> = keys.iter().map(|key| (key.hash, key.fingerprint)).collect();
+    let range = |row: &KeyRow| wanted(row, &asked);
     let positions: Vec<i64> = rows.iter().flat_map(range).map(|position| position as i64).collect();
     let events = store::events::at_positions(database.pool(), ledger.ledger_id, &positions).await?;
     counter!(metric::REPLAYS).increment(keys.len() as u64);
     let by_position: HashMap<Position, &Event> = events.iter().map(|event| (event.position, event)).collect();
     let made = |row: &KeyRow| range(row).filter_map(|at| by_position.get(&at).map(|event| (*event).clone())).collect();
     Ok(Known(rows.iter().map(|row| (row.key_hash, (row.fingerprint, made(row)))).collect()))
+}
+
+/// Positions of the events that answer for a key: all that it made, or the first,
+/// if it was used for another request, however many that one made.
+fn wanted(row: &KeyRow, asked: &HashSet<([u8; 16], [u8; 16])>) -> Range<Position> {
+    let count = if asked.contains(&(row.key_hash, row.fingerprint)) { u64::from(row.event_count) } else { 1 };
+    row.position..row.position + count
 }
 
 fn reused(first: Option<&Event>) -> Problem {
@@ -345,4 +354,16 @@ fn atomic_answer<'a>(
         }
     }
     Ok(answer(StatusCode::CREATED, &BatchOutput { results }, Some(position), replayed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_used_for_another_request_only_the_first_event_is_read() {
+        let row = KeyRow { key_hash: [1; 16], fingerprint: [2; 16], position: 40, event_count: 10_000 };
+        assert_eq!(wanted(&row, &HashSet::from([([1; 16], [2; 16])])), 40..10_040);
+        assert_eq!(wanted(&row, &HashSet::from([([1; 16], [3; 16]), ([3; 16], [2; 16])])), 40..41);
+    }
 }
