@@ -1,10 +1,13 @@
 //! Accounts and their statements.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
@@ -151,8 +154,8 @@ fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
     }
     let metadata = match canonical_metadata(input.metadata) {
         Ok(metadata) => metadata,
-        Err(detail) => {
-            wrong("/metadata", detail);
+        Err(FieldError { pointer, detail }) => {
+            wrong(&pointer, detail);
             None
         }
     };
@@ -165,12 +168,13 @@ fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
 }
 
 /// A client's JSON object in canonical text, within its bound.
-pub fn canonical_metadata(raw: Option<&serde_json::value::RawValue>) -> Result<Option<std::sync::Arc<str>>, String> {
-    let Some(raw) = raw.map(serde_json::value::RawValue::get).filter(|text| *text != "null") else { return Ok(None) };
+pub fn canonical_metadata(raw: Option<&RawValue>) -> Result<Option<Arc<str>>, FieldError> {
+    let Some(raw) = raw.map(RawValue::get).filter(|text| *text != "null") else { return Ok(None) };
+    let wrong = |pointer: &str, detail: String| FieldError { pointer: format!("/metadata{pointer}"), detail };
     if raw.len() > METADATA_BYTES_MAX {
-        return Err(format!("metadata has at most {METADATA_BYTES_MAX} bytes"));
+        return Err(wrong("", format!("metadata has at most {METADATA_BYTES_MAX} bytes")));
     }
-    metadata::canonical(raw).map_err(|error| error.to_string())
+    metadata::accept(raw).map_err(|refused| wrong(&refused.pointer, refused.reason.to_string()))
 }
 
 fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, Account), Problem> {

@@ -162,8 +162,8 @@ fn transaction(input: PaymentInput<'_>) -> Result<TransactionRequest, Vec<FieldE
     let description = note("/description", input.description, DESCRIPTION_BYTES_MAX);
     let metadata = match canonical_metadata(input.metadata) {
         Ok(metadata) => metadata,
-        Err(detail) => {
-            wrong("/metadata", detail);
+        Err(FieldError { pointer, detail }) => {
+            wrong(&pointer, detail);
             None
         }
     };
