@@ -185,6 +185,18 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "get",
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/accounts/batch",
+        id: "getAccountNamedBatch",
+        tag: "Accounts",
+        summary: "The account with the code `batch`",
+        description: "As with any other code; it is here because its path is one of POST too.",
+        parameters: &[LEDGER_IN_PATH, CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &[json_answer(200, "The account.", "Account", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
         path: "/v1/ledgers/{ledger}/accounts/{code}",
         id: "getAccount",
         tag: "Accounts",

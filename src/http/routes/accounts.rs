@@ -17,7 +17,7 @@ use super::super::reads::{self, Consistency, Freshness};
 use super::super::wire::{
     self, AccountBatchInput, AccountInput, AccountOutput, AmountInput, AmountText, EntryOutput, Page, Timestamp,
 };
-use super::super::{SharedApp, answer, body};
+use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
 use crate::ledger::{
@@ -120,7 +120,7 @@ fn no_outcome() -> Problem {
     Problem::new(Code::InternalError, "the account has no outcome")
 }
 
-fn shard(app: &super::App, ledger: &Ledger, code: &AccountCode) -> Shard {
+fn shard(app: &App, ledger: &Ledger, code: &AccountCode) -> Shard {
     shard_of(ledger.ledger_id, code.as_str(), app.worker.ledgers.shard_count())
 }
 
@@ -218,10 +218,24 @@ pub async fn show(
     InPath((name, code)): InPath<(String, String)>,
     InQuery(query): InQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
-    let ledger = ledger(&app, &name).await?;
-    let code = account_code(&code)?;
+    shown(&app, &name, &code, query).await
+}
+
+/// `GET /accounts/batch`: the account of that name, as the path is also one of
+/// POST and so a route of its own.
+pub async fn show_batch(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    InQuery(query): InQuery<ShowQuery>,
+) -> Result<Response, Problem> {
+    shown(&app, &name, "batch", query).await
+}
+
+async fn shown(app: &App, name: &str, code: &str, query: ShowQuery) -> Result<Response, Problem> {
+    let ledger = ledger(app, name).await?;
+    let code = account_code(code)?;
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
-    let shard = shard(&app, &ledger, &code);
+    let shard = shard(app, &ledger, &code);
     let (account, position) = if freshness.is_eventual() {
         let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
         let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
