@@ -21,7 +21,8 @@ impl Contract {
     /// Fails unless the document describes such an answer. `path` is without the query.
     pub fn check(&self, method: &str, path: &str, status: u16, headers: &HeaderMap, body: &[u8]) {
         let what = format!("{method} {path} answered {status}: {}", String::from_utf8_lossy(body));
-        let described = self.described(method, path, status);
+        let is_head = method == "HEAD";
+        let described = self.described(if is_head { "GET" } else { method }, path, status);
         let described = described.unwrap_or_else(|| panic!("not in the OpenAPI document: {what}"));
 
         let documented = self.resolve(&described);
@@ -31,9 +32,17 @@ impl Contract {
         let media = documented["content"].as_object().unwrap();
         let media =
             media.get(essence).unwrap_or_else(|| panic!("content type {content_type} is not described: {what}"));
-        if essence.ends_with("json") {
+        if is_head {
+            assert!(body.is_empty(), "HEAD has no body: {what}");
+        } else if essence.ends_with("json") {
             let value = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {what}"));
             self.check_value(&media["schema"], &value, &what);
+            check_wording(&value, &what);
+        }
+        if essence == "application/problem+json" && !is_head {
+            let value: Value = serde_json::from_slice(body).unwrap();
+            let code = Code::ALL.iter().find(|code| value["code"] == code.as_str()).unwrap();
+            assert_eq!(headers.contains_key("ledger-position"), code.reflects_the_log(), "Ledger-Position: {what}");
         }
     }
 

@@ -9,6 +9,7 @@ mod support;
 
 mod client;
 mod contract;
+mod raw;
 
 mod accounts;
 mod atomic;
