@@ -77,7 +77,8 @@ impl Session {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the database cannot be reached; trying again");
-                    self.status.send_replace(Status::Starting(format!("no database: {error}")));
+                    // What is wrong with it is in the log, and not for whoever asks.
+                    self.status.send_replace(Status::Starting("no database".to_owned()));
                 }
             }
             tokio::select! {

@@ -15,6 +15,7 @@ pub mod router;
 pub mod routes;
 pub mod server;
 pub mod wire;
+mod wording;
 
 use std::sync::Arc;
 

@@ -83,7 +83,8 @@ codes! {
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// JSON pointer (RFC 6901) into the body.
+    /// JSON pointer (RFC 6901) into the body, or below `/query`, `/path` or
+    /// `/headers` into another part of the request.
     pub pointer: String,
     pub detail: String,
 }
@@ -146,7 +147,14 @@ impl Problem {
         Self { errors, ..Self::new(Code::ValidationFailed, detail) }
     }
 
-    /// Says where in the body.
+    /// Says as of which position it is so, if the ledger has a say in it: what
+    /// breaks a rule does so whatever the ledger holds.
+    #[must_use]
+    pub fn as_of(self, position: Position) -> Self {
+        Self { reflects: self.code.reflects_the_log().then_some(position), ..self }
+    }
+
+    /// Says where in the request.
     #[must_use]
     pub fn at(mut self, pointer: impl Into<String>) -> Self {
         let detail = self.detail.clone();

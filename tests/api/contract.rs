@@ -127,3 +127,33 @@ impl Contract {
         }
     }
 }
+
+/// Fails when a problem, or one in a batch, speaks of Rust or of its libraries.
+fn check_wording(value: &Value, what: &str) {
+    const WORDS: [&str; 20] = [
+        "u8", "u16", "u32", "u64", "i64", "i128", "usize", "f64", "struct", "enum", "variant", "tuple", "sequence",
+        "borrowed", "serde", "ident", "EOF", "sqlx", "axum", "hyper",
+    ];
+    const PHRASES: [&str; 8] = [
+        "invalid digit",
+        "invalid type",
+        "invalid value",
+        "unknown field",
+        "missing field",
+        "duplicate field",
+        "floating point",
+        "Invalid URL",
+    ];
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| check_wording(item, what)),
+        Value::Object(members) => {
+            members.values().for_each(|member| check_wording(member, what));
+            let Some(detail) = members.get("detail").and_then(Value::as_str) else { return };
+            let mut words = detail.split(|c: char| !c.is_ascii_alphanumeric());
+            let word = words.find(|word| WORDS.contains(word));
+            let phrase = PHRASES.into_iter().find(|phrase| detail.contains(phrase));
+            assert_eq!(word.or(phrase), None, "{what}");
+        }
+        _ => {}
+    }
+}
