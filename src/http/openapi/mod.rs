@@ -74,7 +74,8 @@ that was malformed, or found the ledger unavailable, leaves its key free.
 **Reads see your own writes**, through any worker. What is answered from the projections waits up to a second until \
 they have reached the head of the log; if they have not, the answer is 504 `projection_behind`, never a stale one. \
 `?consistency=eventual` answers at once, `?min_position=` waits for a position. `Ledger-Position` says what an answer \
-reflects.
+reflects, on problems too where the ledger had a say in it. Without a sequencer to ask for the head, a read is 503 \
+`unavailable` after two seconds.
 
 **Problems** are `application/problem+json` (RFC 9457). Besides those listed with each route, an unknown route is 404 \
 `not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`.";

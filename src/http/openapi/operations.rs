@@ -477,12 +477,12 @@ pub fn parameters() -> Value {
         "consistency": in_query(
             "consistency",
             json!({"type": "string", "enum": ["strong", "eventual"], "default": "strong"}),
-            "`eventual` answers from the projections at once, as fresh as they are.",
+            "`strong` waits for the head of the log, whatever `min_position` says; `eventual` answers from the projections at once, as fresh as they are.",
         ),
         "min_position": in_query(
             "min_position",
             json!({"type": "integer", "minimum": 0}),
-            "Waits up to a second for this position, in place of the head of the log.",
+            "Waits up to a second for this position: in place of the head of the log, or with `consistency=strong` for the larger of both.",
         ),
         "prefix": in_query("prefix", account_code.clone(), "Only codes that begin so."),
         "asset": in_query("asset", short_name, "Only accounts of this asset."),
