@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use jsonschema::Validator;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
-use steelyard::http::openapi;
+use steelyard::http::{Code, openapi};
 
 pub static CONTRACT: LazyLock<Contract> =
     LazyLock::new(|| Contract { document: openapi::build(), validators: Mutex::default() });

@@ -78,7 +78,8 @@ reflects, on problems too where the ledger had a say in it. Without a sequencer 
 `unavailable` after two seconds.
 
 **Problems** are `application/problem+json` (RFC 9457). Besides those listed with each route, an unknown route is 404 \
-`not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`.";
+`not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`. HEAD is answered like GET, \
+without a body. What is not HTTP is answered with a status of the 400s and no body, and the connection ends.";
 
 /// The whole document.
 pub fn build() -> Value {
@@ -118,12 +119,12 @@ fn headers() -> Value {
             "description": "The position of the ledger's log that the answer reflects, at least.",
             "required": true, "schema": position,
         },
-        "Ledger-Position-of-rejection": {
-            "description": "The position at which the rejection is recorded; absent when nothing was recorded.",
+        "Ledger-Position-of-problem": {
+            "description": "The position of the ledger's log that the answer reflects, at least; absent when the ledger had no say in it, as with `validation_failed`.",
             "required": false, "schema": position,
         },
         "Idempotent-Replayed": {
-            "description": "`true` when the answer is what the key did before; absent at the first use.",
+            "description": "`true` when the answer is what the key did before, or all keys of a batch; absent at the first use.",
             "required": false, "schema": {"type": "string", "const": "true"},
         },
         "Retry-After": {
@@ -219,8 +220,12 @@ fn problem_answer(status: u16, codes: &[Code]) -> Value {
         503 | 504 => _ = named.insert("Retry-After".to_owned(), header("Retry-After")),
         _ => {}
     }
-    if codes.iter().any(|code| operations::RECORDED.contains(code)) {
-        named.insert("Ledger-Position".to_owned(), header("Ledger-Position-of-rejection"));
+    if codes.iter().all(|code| code.reflects_the_log()) {
+        named.insert("Ledger-Position".to_owned(), header("Ledger-Position"));
+    } else if codes.iter().any(|code| code.reflects_the_log()) {
+        named.insert("Ledger-Position".to_owned(), header("Ledger-Position-of-problem"));
+    }
+    if codes.iter().any(|code| code.is_recorded()) {
         named.insert("Idempotent-Replayed".to_owned(), header("Idempotent-Replayed"));
     }
     let lines: Vec<String> =

@@ -46,9 +46,6 @@ pub const TAGS: &[(&str, &str)] = &[
     ("Description", "This description."),
 ];
 
-/// Business rejections: recorded, and the answer of their key for ever.
-pub const RECORDED: &[Code] = &[AccountClosed, AccountFrozen, InsufficientFunds, BalanceLimitExceeded];
-
 /// Any route: a defect of ours.
 const ANY: &[Code] = &[InternalError];
 /// A parameter in the path, which may not be UTF-8.
@@ -130,7 +127,12 @@ pub const OPERATIONS: &[Operation] = &[
         parameters: &[LEDGER_IN_PATH, Parameter::Shared("Idempotency-Key-of-batch")],
         body: Some("PaymentBatchRequest"),
         answers: &[
-            json_answer(200, "A result per item, in order.", "PaymentBatch", AT_POSITION),
+            json_answer(
+                200,
+                "A result per item, in order; `Idempotent-Replayed` when every item that got to the ledger was a replay.",
+                "PaymentBatch",
+                REPLAYABLE,
+            ),
             json_answer(201, "All are posted (`atomic`).", "PostedPaymentBatch", REPLAYABLE),
         ],
         problems: &[ANY, LEDGER, BODY, WRITE, PAYMENT],

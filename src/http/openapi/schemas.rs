@@ -91,7 +91,7 @@ fn scale() -> Value {
 }
 
 fn rejection_codes() -> Value {
-    json!(super::operations::RECORDED.iter().map(|code| code.as_str()).collect::<Vec<_>>())
+    json!(Code::ALL.iter().filter(|code| code.is_recorded()).map(|code| code.as_str()).collect::<Vec<_>>())
 }
 
 fn scalars() -> Value {

@@ -184,7 +184,7 @@ fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, A
             Ok((StatusCode::CREATED, account_of(event).ok_or_else(no_outcome)?))
         }
         Outcome::Unchanged(Some(account)) => Ok((StatusCode::OK, (**account).clone())),
-        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base)),
+        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base, done.position)),
         _ => Err(no_outcome()),
     }
 }
@@ -251,11 +251,11 @@ async fn shown(app: &App, name: &str, code: &str, query: ShowQuery) -> Result<Re
             _ => return Err(no_outcome()),
         }
     };
-    let account = account.ok_or_else(|| no_account(&code))?;
+    let account = account.ok_or_else(|| no_account(&code).as_of(position))?;
     Ok(answer(StatusCode::OK, &AccountOutput::new(&account, shard), Some(position), false))
 }
 
-fn no_account(code: &AccountCode) -> Problem {
+pub fn no_account(code: &AccountCode) -> Problem {
     Problem::new(Code::AccountNotFound, format!("no account {code}"))
 }
 
@@ -343,7 +343,7 @@ pub async fn entries(
     let position = reads::projections_at(&ledger, &app.worker.database, freshness).await?;
     let (pool, ledger_id, shard) = (app.worker.database.pool(), ledger.ledger_id, shard(&app, &ledger, &code));
     let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
-    let id = id.ok_or_else(|| no_account(&code))?;
+    let id = id.ok_or_else(|| no_account(&code).as_of(position))?;
     let ascending = matches!(query.order.unwrap_or(Order::Asc), Order::Asc);
     let from = after.map_or(if ascending { 0 } else { i64::MAX }, |version| version as i64);
     let rows = store::projections::entries(pool, ledger_id, shard, id, from, ascending, limit + 1).await?;
