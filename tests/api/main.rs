@@ -19,6 +19,7 @@ mod consistency;
 mod idempotency;
 mod ledgers;
 mod lifecycle;
+mod logs;
 mod operations;
 mod pages;
 mod payments;
