@@ -38,6 +38,7 @@ async fn a_second_worker_stands_by_and_says_so() {
     // What asks the sequencer cannot be answered; what is as of a position can.
     standby.get("/accounts/alice").await.is_problem(503, "standby");
     standby.get("/accounts").await.is_problem(503, "standby");
+    standby.get("/accounts?consistency=strong&min_position=1").await.is_problem(503, "standby");
     let position = answer.position();
     // The first has the projections up to there once it has answered from them.
     serving.get("/accounts?prefix=alice").await.is(200);
@@ -60,7 +61,10 @@ async fn a_second_worker_stands_by_and_says_so() {
     }
     standby.get(&format!("/transactions/{id}")).await.is(200);
     standby.get("/events?min_position=1000").await.is_problem(504, "projection_behind");
-    assert_eq!(standby.get("//v1/cluster").await.is(200).body["workers"].as_array().unwrap().len(), 2);
+    let cluster = standby.get("//v1/cluster").await.is(200).body;
+    let shards: Vec<_> = cluster["workers"].as_array().unwrap().iter().map(|worker| &worker["shards"]).collect();
+    assert_eq!(shards.len(), 2);
+    assert!(shards.contains(&&json!(["0-63"])) && shards.contains(&&json!([])), "{shards:?}");
 
     first.close().await;
     second.reaches(&Status::Serving).await;

@@ -187,8 +187,6 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         method: "get",
-    Operation {
-        method: "get",
         path: "/v1/ledgers/{ledger}/accounts/batch",
         id: "getAccountNamedBatch",
         tag: "Accounts",
@@ -199,6 +197,8 @@ pub const OPERATIONS: &[Operation] = &[
         answers: &[json_answer(200, "The account.", "Account", AT_POSITION)],
         problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
     },
+    Operation {
+        method: "get",
         path: "/v1/ledgers/{ledger}/accounts/{code}",
         id: "getAccount",
         tag: "Accounts",
@@ -401,7 +401,8 @@ pub const OPERATIONS: &[Operation] = &[
         id: "getCluster",
         tag: "Operations",
         summary: "Workers, claims and lags",
-        description: "Who sequences which ledger and projects which shard since which epoch, and how far.",
+        description: "Who sequences which ledger and projects which shard since which epoch, and how far; of each \
+                      worker its shards as ranges.",
         parameters: &[],
         body: None,
         answers: &[json_answer(200, "The cluster.", "Cluster", &[])],

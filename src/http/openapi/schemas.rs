@@ -108,7 +108,7 @@ fn scalars() -> Value {
             "type": ["string", "integer", "null"], "pattern": "^-?[0-9]{1,38}$",
             "description": "An integer in the asset's smallest unit, as a string or, in digits only, as a number; null is no bound.",
         },
-        "Metadata": {"type": "object", "description": "The client's own JSON object, up to 16 KiB, without the character U+0000."},
+        "Metadata": {"type": "object", "description": "The client's own JSON object: up to 16 KiB and 127 levels, without the character U+0000."},
         "Text": {"type": "string"},
         "Document": {"type": "object", "required": ["openapi", "info", "paths", "components"], "properties": {"openapi": {"const": "3.1.0"}}},
         "FieldError": object(json!({
@@ -436,6 +436,11 @@ fn operations() -> Value {
                 "started_at": timestamp(),
                 "heartbeat_age_ms": count(),
                 "draining": {"type": "boolean"},
+                "shards": {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"},
+                    "description": "What it projects, neighbours together: `0-63`, `7`.",
+                },
             }))},
             "ledgers": {"type": "array", "items": claim(json!({
                 "ledger": short_name(),
