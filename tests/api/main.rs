@@ -21,6 +21,7 @@ mod ledgers;
 mod lifecycle;
 mod logs;
 mod operations;
+mod overload;
 mod pages;
 mod payments;
 mod protocol;
