@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{AccountRequest, ApiArgs, Client, Page};
 use super::output::{self, Column, Output, printable};
+use crate::metadata;
 
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
@@ -155,13 +156,15 @@ fn parse_limit(text: &str) -> Result<Limit, String> {
     Ok(Limit(Some(text.to_owned())))
 }
 
-/// A JSON object from the command line.
+/// A JSON object from the command line, refused where the service would refuse
+/// it: what a [`Value`] does not hold must not get lost on the way there.
 pub(super) fn parse_metadata(text: &str) -> Result<Value, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(object)) => Ok(Value::Object(object)),
-        Ok(_) => Err("it must be a JSON object, such as '{\"order\": 17}'".to_owned()),
-        Err(error) => Err(format!("it is not JSON: {error}")),
+    let not_json = |error: serde_json::Error| format!("it is not JSON: {error}");
+    if !serde_json::from_str::<Value>(text).map_err(not_json)?.is_object() {
+        return Err("it must be a JSON object, such as '{\"order\": 17}'".to_owned());
     }
+    let kept = metadata::accept(text).map_err(|refused| format!("{}: {refused}", refused.pointer))?;
+    kept.map_or_else(|| Ok(json!({})), |kept| serde_json::from_str(&kept).map_err(not_json))
 }
 
 pub async fn run(args: AccountArgs, output: &Output) -> anyhow::Result<ExitCode> {
@@ -379,6 +382,8 @@ mod tests {
         assert_eq!(parse_metadata(r#"{"order": 17}"#), Ok(json!({"order": 17})));
         assert!(parse_metadata("[1]").unwrap_err().contains("JSON object"));
         assert!(parse_metadata("{order}").unwrap_err().contains("not JSON"));
+        assert!(parse_metadata(r#"{"order": 100000000000000000001}"#).unwrap_err().starts_with("/order: "));
+        assert!(parse_metadata(r#"{"a": 1, "a": 2}"#).unwrap_err().starts_with("/a: "));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::problem::{Code, FieldError, Problem};
+use super::problem::{Code, Problem};
 use super::wire::Object;
+use super::wording;
 
 /// A batch of 10,000 payments with references and some metadata.
 pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -108,48 +109,21 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
 #[cold]
 fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -> Problem {
     if let Err(syntax) = serde_json::from_slice::<IgnoredAny>(bytes) {
-        return Problem::new(Code::MalformedJson, syntax.to_string());
+        return Problem::new(Code::MalformedJson, wording::syntax(&syntax));
     }
     if !error.is_data() {
-        return Problem::new(Code::MalformedJson, error.to_string());
+        return Problem::new(Code::MalformedJson, wording::syntax(error));
     }
     let deserializer = &mut serde_json::Deserializer::from_slice(bytes);
-    let Err(error) = serde_path_to_error::deserialize::<_, T>(deserializer) else {
-        return Problem::new(Code::MalformedJson, error.to_string());
-    };
-    let detail = without_place(&error.inner().to_string());
-    let mut pointer = pointer(error.path());
-    // serde names the field in the text, the path ends at its object.
-    for kind in ["unknown field `", "missing field `", "duplicate field `"] {
-        if let Some(name) = detail.strip_prefix(kind).and_then(|rest| rest.split('`').next()) {
-            let member = format!("/{}", escape(name));
-            if !pointer.ends_with(&member) {
-                pointer.push_str(&member);
-            }
+    match serde_path_to_error::deserialize::<_, T>(deserializer) {
+        Ok(_) => Problem::new(Code::MalformedJson, wording::syntax(error)),
+        Err(error) => {
+            // serde_json ends its texts with the place in the source, which the pointer says better.
+            let text = error.inner().to_string();
+            let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+            Problem::validation(vec![wording::field_error("", error.path(), text)])
         }
     }
-    Problem::validation(vec![FieldError { pointer, detail }])
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(format!("/{index}")),
-            Segment::Map { key } => Some(format!("/{}", escape(key))),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        })
-        .collect()
-}
-
-/// RFC 6901, section 3.
-fn escape(name: &str) -> String {
-    name.replace('~', "~0").replace('/', "~1")
-}
-
-/// serde_json ends its texts with the place in the source, which the pointer says better.
-fn without_place(text: &str) -> String {
-    text.rsplit_once(" at line ").map_or(text, |(text, _)| text).to_owned()
 }
 
 #[cfg(test)]

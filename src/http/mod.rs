@@ -16,6 +16,7 @@ pub mod router;
 pub mod routes;
 pub mod server;
 pub mod wire;
+mod wording;
 
 use std::sync::Arc;
 

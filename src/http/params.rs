@@ -1,10 +1,14 @@
 //! Path and query parameters, with problems for what is wrong with them.
 
-use axum::extract::{FromRequestParts, Path, Query};
+use axum::extract::path::ErrorKind;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use url::form_urlencoded;
 
-use super::problem::{Code, FieldError, Problem};
+use super::problem::{Code, Problem};
+use super::wording;
 use crate::ledger::AccountCode;
 
 /// Items of a page when nothing is asked for.
@@ -21,8 +25,19 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InPath<
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         match Path::<T>::from_request_parts(parts, state).await {
             Ok(Path(params)) => Ok(Self(params)),
-            Err(error) => Err(Problem::new(Code::MalformedRequest, error.body_text())),
+            Err(PathRejection::FailedToDeserializePathParams(error)) => Err(malformed(error.kind())),
+            Err(_) => Err(Problem::new(Code::MalformedRequest, "the path does not fit its route")),
         }
+    }
+}
+
+fn malformed(error: &ErrorKind) -> Problem {
+    match error {
+        ErrorKind::InvalidUtf8InPathParam { key } => {
+            let detail = "this part of the path is not UTF-8 when its percent-encoding is undone";
+            Problem::new(Code::MalformedRequest, detail).at(format!("/path/{key}"))
+        }
+        _ => Problem::new(Code::MalformedRequest, "the path does not fit its route"),
     }
 }
 
@@ -33,14 +48,11 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for InQuery
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        match Query::<T>::try_from_uri(&parts.uri) {
-            Ok(Query(params)) => Ok(Self(params)),
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                let detail = source.unwrap_or_else(|| error.body_text());
-                Err(Problem::validation(vec![FieldError { pointer: "/query".to_owned(), detail }]))
-            }
-        }
+        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        serde_path_to_error::deserialize(serde_urlencoded::Deserializer::new(pairs)).map(Self).map_err(|error| {
+            let wrong = wording::field_error("/query", error.path(), &error.inner().to_string());
+            Problem::validation(vec![wrong])
+        })
     }
 }
 

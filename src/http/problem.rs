@@ -81,10 +81,26 @@ codes! {
     ProjectionBehind "projection_behind" 504 "The projections have not reached the position yet" "Try again after Retry-After seconds, or read with ?consistency=eventual."
 }
 
+impl Code {
+    /// Whether what the ledger holds decided so: the answer says as of which position.
+    pub const fn reflects_the_log(self) -> bool {
+        use Code::*;
+        self.is_recorded()
+            || matches!(self, AccountNotFound | AssetNotFound | TransactionNotFound | AccountAlreadyExists)
+            || matches!(self, AssetAlreadyExists | SameAccount | AssetMismatch | IdempotencyKeyReused)
+    }
+
+    /// A business rejection: recorded, and the answer of its key for ever.
+    pub const fn is_recorded(self) -> bool {
+        matches!(self, Self::AccountClosed | Self::AccountFrozen | Self::InsufficientFunds | Self::BalanceLimitExceeded)
+    }
+}
+
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// JSON pointer (RFC 6901) into the body.
+    /// JSON pointer (RFC 6901) into the body, or below `/query`, `/path` or
+    /// `/headers` into another part of the request.
     pub pointer: String,
     pub detail: String,
 }
@@ -96,7 +112,10 @@ pub struct Problem {
     pub detail: String,
     pub errors: Vec<FieldError>,
     pub transaction_id: Option<Uuid>,
+    /// Where the rejection is recorded.
     pub position: Option<Position>,
+    /// Header `Ledger-Position`: the position as of which it was so.
+    pub reflects: Option<Position>,
     /// Header `Retry-After`, in seconds.
     pub retry_after_s: Option<u32>,
     /// Header `Idempotent-Replayed`.
@@ -127,6 +146,7 @@ impl Problem {
             errors: Vec::new(),
             transaction_id: None,
             position: None,
+            reflects: None,
             retry_after_s: matches!(code.status().as_u16(), 503 | 504).then_some(1),
             replayed: false,
         }
@@ -147,7 +167,14 @@ impl Problem {
         Self { errors, ..Self::new(Code::ValidationFailed, detail) }
     }
 
-    /// Says where in the body.
+    /// Says as of which position it is so, if the ledger has a say in it: what
+    /// breaks a rule does so whatever the ledger holds.
+    #[must_use]
+    pub fn as_of(self, position: Position) -> Self {
+        Self { reflects: self.code.reflects_the_log().then_some(position), ..self }
+    }
+
+    /// Says where in the request.
     #[must_use]
     pub fn at(mut self, pointer: impl Into<String>) -> Self {
         let detail = self.detail.clone();
@@ -169,9 +196,13 @@ impl Problem {
         }
     }
 
-    /// A refusal of what is at the pointer `base` of the body: empty for the
-    /// body itself, `/payments/3` for an item.
-    pub fn refused(refusal: &Refusal, base: &str) -> Self {
+    /// A refusal, as of a position, of what is at the pointer `base` of the body:
+    /// empty for the body itself, `/payments/3` for an item.
+    pub fn refused(refusal: &Refusal, base: &str, position: Position) -> Self {
+        Self::refusal(refusal, base).as_of(position)
+    }
+
+    fn refusal(refusal: &Refusal, base: &str) -> Self {
         let leg = |leg: usize| format!("{base}/{}", if leg == 0 { "from" } else { "to" });
         let asset_field = || format!("{base}/asset");
         match refusal {
@@ -206,7 +237,7 @@ impl Problem {
         }
     }
 
-    /// A recorded rejection.
+    /// A rejection that is recorded at `position`.
     pub fn rejected(rejection: &Rejection, transaction_id: Option<Uuid>, position: Position) -> Self {
         let (code, detail) = match rejection {
             Rejection::AccountClosed { account } => (Code::AccountClosed, format!("account {account} is closed")),
@@ -222,7 +253,7 @@ impl Problem {
                 format!("account {account} would have {would_be}, and may not have more than {max_balance}"),
             ),
         };
-        Self { transaction_id, position: Some(position), ..Self::new(code, detail) }
+        Self { transaction_id, position: Some(position), reflects: Some(position), ..Self::new(code, detail) }
     }
 }
 
@@ -261,12 +292,14 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if let Some(position) = self.position {
+        if let Some(position) = self.reflects {
             headers.insert(super::LEDGER_POSITION, HeaderValue::from(position));
         }
         if self.replayed {
             headers.insert(super::IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         }
+        // For whoever logs the answer.
+        response.extensions_mut().insert(self.code);
         response
     }
 }

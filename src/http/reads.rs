@@ -7,15 +7,18 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::problem::{Code, Problem};
 use crate::cluster::Ledger;
 use crate::ledger::Position;
-use crate::sequencer::{Answer, REQUEST_DEADLINE, Unavailable, Work};
+use crate::sequencer::{Answer, Unavailable, Work};
 
 /// A read waits so long for the projections.
 const PROJECTION_WAIT: Duration = Duration::from_secs(1);
+/// A read waits so long for the sequencer: a commit under way and a short
+/// failover, but not as long as a payment, which has more to lose.
+const SEQUENCER_WAIT: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,6 +38,16 @@ impl Freshness {
     pub fn is_eventual(self) -> bool {
         self.consistency == Some(Consistency::Eventual)
     }
+
+    /// A position that a client names stands in place of the head, unless it
+    /// asks for both.
+    fn needs_head(self) -> bool {
+        match self.consistency {
+            Some(Consistency::Strong) => true,
+            Some(Consistency::Eventual) => false,
+            None => self.min_position.is_none(),
+        }
+    }
 }
 
 /// Waits until the projections are as fresh as asked for, and says at which
@@ -43,12 +56,9 @@ impl Freshness {
 /// # Errors
 /// `projection_behind`; 503 when there is no sequencer to ask.
 pub async fn projections_at(ledger: &Ledger, freshness: Freshness) -> Result<Position, Problem> {
-    let wanted = match (freshness.min_position, freshness.is_eventual()) {
-        (Some(position), _) => position,
-        (None, true) => 0,
-        (None, false) => head(ledger).await?,
-    };
-    if tokio::time::timeout(PROJECTION_WAIT, ledger.checkpoints.reached(wanted)).await.is_err() {
+    let head = if freshness.needs_head() { head(ledger).await? } else { 0 };
+    let wanted = head.max(freshness.min_position.unwrap_or(0));
+    if timeout(PROJECTION_WAIT, ledger.checkpoints.reached(wanted)).await.is_err() {
         return Err(behind(wanted, ledger.checkpoints.lowest()));
     }
     Ok(ledger.checkpoints.lowest())
@@ -62,10 +72,13 @@ pub async fn head(ledger: &Ledger) -> Result<Position, Problem> {
 /// Asks the sequencer for what it knows.
 ///
 /// # Errors
-/// 503 when there is no sequencer to ask, or none that answers: that an outcome
-/// is unknown can be said of a write only.
+/// 503 when there is no sequencer to ask, or none that answers in time: that an
+/// outcome is unknown can be said of a write only.
 pub async fn ask(ledger: &Ledger, read: Work) -> Result<Answer, Problem> {
-    ledger.handle.submit(read, Instant::now() + REQUEST_DEADLINE).await.map_err(|reason| match reason {
+    let deadline = Instant::now() + SEQUENCER_WAIT;
+    // A sequencer that waits for its database does not look at deadlines.
+    let answer = tokio::time::timeout_at(deadline, ledger.handle.submit(read, deadline)).await;
+    answer.unwrap_or(Err(Unavailable::TimedOut)).map_err(|reason| match reason {
         Unavailable::OutcomeUnknown => Unavailable::TimedOut.into(),
         reason => reason.into(),
     })
@@ -80,7 +93,7 @@ pub async fn log_at(ledger: &Ledger, min_position: Option<Position>) -> Result<P
     let wanted = min_position.unwrap_or(0);
     let mut heads = ledger.tail.subscribe();
     let reached = heads.wait_for(|head| *head >= wanted);
-    match tokio::time::timeout(PROJECTION_WAIT, reached).await {
+    match timeout(PROJECTION_WAIT, reached).await {
         Ok(_) => Ok(ledger.tail.head()),
         Err(_) => Err(behind(wanted, ledger.tail.head())),
     }

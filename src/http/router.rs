@@ -59,6 +59,7 @@ pub fn routes() -> Vec<Route> {
         get("/v1/ledgers/{ledger}/accounts", accounts::list),
         post("/v1/ledgers/{ledger}/accounts", accounts::open),
         post("/v1/ledgers/{ledger}/accounts/batch", accounts::open_batch),
+        get("/v1/ledgers/{ledger}/accounts/batch", accounts::show_batch),
         get("/v1/ledgers/{ledger}/accounts/{code}", accounts::show),
         get("/v1/ledgers/{ledger}/accounts/{code}/entries", accounts::entries),
         post("/v1/ledgers/{ledger}/payments", payments::pay),

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Expected, MapAccess, Unexpected, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::ledger::amount::ParseAmountError;
+use crate::ledger::asset::SCALE_MAX;
 use crate::ledger::{
     Account, AccountCode, Amount, AssetCode, Event, Fact, Leg, Position, RejectedTransaction, Side, Transaction,
 };
@@ -31,14 +32,24 @@ impl<'de> Deserialize<'de> for AmountInput {
         let raw = <&RawValue>::deserialize(deserializer)?.get();
         match raw.as_bytes() {
             [b'"', ..] => {
-                let text: Cow<'_, str> = serde_json::from_str(raw).map_err(serde::de::Error::custom)?;
+                let text: Cow<'_, str> = serde_json::from_str(raw).map_err(|_| unfit(&AMOUNT_EXPECTED))?;
                 Ok(Self(text.parse()))
             }
             [b'-' | b'0'..=b'9', ..] => Ok(Self(raw.parse())),
-            _ => Err(serde::de::Error::custom("an amount is a string or an integer")),
+            _ => Err(unfit(&AMOUNT_EXPECTED)),
         }
     }
 }
+
+/// What is neither, in the form of serde's own errors.
+fn unfit<E: serde::de::Error>(expected: &dyn Expected) -> E {
+    E::invalid_value(Unexpected::Other("another value"), expected)
+}
+
+/// What is told to whoever sends something else.
+pub const AMOUNT_EXPECTED: &str = "an amount: a string of digits, or an integer";
+pub const SCALE_EXPECTED: &str = "a whole number from 0 to 37";
+const _: () = assert!(SCALE_MAX == 37);
 
 /// A `T` that is a JSON object. By itself serde reads a struct from an array
 /// too, by the order of the fields, which nobody is promised.
@@ -152,7 +163,13 @@ pub struct AccountBatchInput<'a> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AssetInput {
+    #[serde(deserialize_with = "scale")]
     pub scale: u8,
+}
+
+fn scale<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    let digits = <&RawValue>::deserialize(deserializer)?.get();
+    digits.parse().ok().filter(|scale| *scale <= SCALE_MAX).ok_or_else(|| unfit(&SCALE_EXPECTED))
 }
 
 #[derive(Debug, Deserialize)]

@@ -27,7 +27,7 @@ pub fn init(format: Format) {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let started = match format {
         Format::Text => builder.with_ansi(colours).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+        Format::Json => builder.json().flatten_event(true).with_span_list(false).try_init(),
     };
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");

@@ -365,7 +365,8 @@ async fn bad_items_are_their_own_results() {
             (&json!(422), &json!("validation_failed")),
             "{field}: {text}"
         );
-        assert_eq!(result["problem"]["errors"][0]["pointer"], format!("/payments/0/{field}"));
+        let pointer = result["problem"]["errors"][0]["pointer"].as_str().unwrap();
+        assert!(pointer.starts_with(&format!("/payments/0/{field}")), "{pointer}");
     }
     let long_key = with("idempotency_key", &format!(r#""{}""#, "k".repeat(256)));
     let answer =
@@ -506,6 +507,7 @@ async fn queries_are_checked() {
     for field in ["account", "reference", "idempotency_key"] {
         paths.push(format!("/transactions?{field}={long}"));
     }
+    paths.push("/transactions?idempotency_key=k&account=a%20b".to_owned());
     paths.extend(["/accounts/bob/entries?order=up", "/accounts/bob/entries?order=ASC"].map(str::to_owned));
     let head = client.head().await;
     for path in paths {
@@ -516,8 +518,9 @@ async fn queries_are_checked() {
             "{path}: {}",
             answer.text
         );
-        let pointer = answer.body["errors"][0]["pointer"].as_str().unwrap_or_default();
-        assert!(pointer.starts_with("/query"), "{path}: {}", answer.text);
+        // The last parameter is the one that is wrong.
+        let name = path.rsplit(['?', '&']).next().unwrap().split('=').next().unwrap().replace("%00", "\0");
+        assert_eq!(answer.body["errors"][0]["pointer"], format!("/query/{name}"), "{path}: {}", answer.text);
     }
     assert_eq!(client.head().await, head);
     // Beyond what can be, but numbers all the same.
@@ -539,4 +542,127 @@ async fn no_problem_tells_what_is_inside() {
             assert!(!answer.text.contains(inside), "{inside}: {}", answer.text);
         }
     }
+}
+
+/// What metadata may not say, and where it says so.
+const NOT_KEPT: [(&str, &str); 9] = [
+    (r#"{"a":100000000000000000001}"#, "/metadata/a"),
+    (r#"{"a":12345678901234567890123}"#, "/metadata/a"),
+    (r#"{"a":0.1234567890123456789012}"#, "/metadata/a"),
+    (r#"{"a":1e400}"#, "/metadata/a"),
+    (r#"{"x/y":[1,{"b~":1e-400}]}"#, "/metadata/x~1y/1/b~0"),
+    (r#"{"a":1,"a":1}"#, "/metadata/a"),
+    (r#"{"a":1,"\u0061":2}"#, "/metadata/a"),
+    (r#"{"x":[{"a":1,"b":2,"a":3}]}"#, "/metadata/x/0/a"),
+    (r#"{"x":{"a":"\u0000"}}"#, "/metadata/x/a"),
+];
+
+#[tokio::test]
+async fn metadata_that_would_not_come_back_as_it_was_is_refused() {
+    let (_server, client) = start_with_accounts().await;
+    let head = client.head().await;
+    for (metadata, pointer) in NOT_KEPT {
+        let payment = with("metadata", metadata);
+        let answer = client.post_with_key("/payments", "k", &payment).await.is_problem(422, "validation_failed");
+        assert!(!answer.body["errors"][0]["detail"].as_str().unwrap().is_empty());
+        _ = answer.at(pointer);
+        let atomic = format!(r#"{{"atomic":true,"payments":[{payment}]}}"#);
+        let answer = client.post_with_key("/payments/batch", "k", atomic).await.is_problem(422, "validation_failed");
+        _ = answer.at(&format!("/payments/0{pointer}"));
+        let item = payment.replacen('{', r#"{"idempotency_key":"k","#, 1);
+        let batch = format!(r#"{{"payments":[{item}]}}"#);
+        let answer = client.send(Method::POST, "/payments/batch", &[JSON], batch).await.is(200);
+        let problem = &answer.body["results"][0]["problem"];
+        assert_eq!(problem["errors"][0]["pointer"], format!("/payments/0{pointer}"), "{metadata}");
+        let account = format!(r#"{{"code":"n","asset":"EUR","metadata":{metadata}}}"#);
+        let answer = client.send(Method::POST, "/accounts", &[JSON], account.clone()).await;
+        _ = answer.is_problem(422, "validation_failed").at(pointer);
+        let accounts = format!(r#"{{"accounts":[{account}]}}"#);
+        let answer = client.send(Method::POST, "/accounts/batch", &[JSON], accounts).await.is(200);
+        let problem = &answer.body["results"][0]["problem"];
+        assert_eq!(problem["errors"][0]["pointer"], format!("/accounts/0{pointer}"), "{metadata}");
+    }
+    assert_eq!(client.head().await, head);
+    let told = client.post_with_key("/payments", "k", with("metadata", NOT_KEPT[0].0)).await;
+    assert!(told.body["errors"][0]["detail"].as_str().unwrap().contains("as a string"), "{}", told.text);
+}
+
+#[tokio::test]
+async fn metadata_comes_back_as_it_was() {
+    let (_server, client) = start_with_accounts().await;
+    for (n, (sent, kept)) in [
+        (r#"{"a":1e5,"b":2.50,"c":-0.0}"#, r#"{"a":100000,"b":2.5,"c":0}"#),
+        (
+            r#"{"a":18446744073709551615,"b":-9223372036854775808}"#,
+            r#"{"a":18446744073709551615,"b":-9223372036854775808}"#,
+        ),
+        (r#"{"a":9007199254740993.0}"#, r#"{"a":9007199254740993}"#),
+        (r#"{"a":"100000000000000000001"}"#, r#"{"a":"100000000000000000001"}"#),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let kept = format!(r#""metadata":{kept}"#);
+        let account = format!(r#"{{"code":"m{n}","asset":"EUR","metadata":{sent}}}"#);
+        client.send(Method::POST, "/accounts", &[JSON], account.clone()).await.is(201);
+        client.send(Method::POST, "/accounts", &[JSON], account).await.is(200);
+        for read in ["strong", "eventual"] {
+            // The projections have it once a list has waited for them.
+            client.get("/accounts").await.is(200);
+            let shown = client.get(&format!("/accounts/m{n}?consistency={read}")).await.is(200);
+            assert!(shown.text.contains(&kept), "{}", shown.text);
+        }
+        let paid = client.post_with_key("/payments", &format!("k{n}"), with("metadata", sent)).await.is(201);
+        assert!(paid.text.contains(&kept), "{}", paid.text);
+        let found = client.get(&format!("/transactions/{}", paid.body["id"].as_str().unwrap())).await.is(200);
+        assert!(found.text.contains(&kept), "{}", found.text);
+    }
+}
+
+/// Words are checked with every answer; here are the answers that had the wrong ones.
+#[tokio::test]
+async fn what_is_wrong_is_said_in_words_of_the_api() {
+    let (_server, client) = start_with_accounts().await;
+    for (body, pointer, detail) in [
+        (r#"{"scale":300}"#, "/scale", "expected a whole number from 0 to 37"),
+        (r#"{"scale":38}"#, "/scale", "expected a whole number from 0 to 37"),
+        (r#"{"scale":-1}"#, "/scale", "expected a whole number from 0 to 37"),
+        (r#"{"scale":"2"}"#, "/scale", "expected a whole number from 0 to 37"),
+        ("{}", "/scale", "this is required"),
+        (r#"{"scale":2,"scale":2}"#, "/scale", "this is there twice; send it once"),
+        (r#"{"scale":2,"a`b/c":2}"#, "/a`b~1c", "this is not known here; what is: scale"),
+        ("[]", "", "expected a JSON object"),
+    ] {
+        let answer = client.send(Method::PUT, "/assets/NEW", &[JSON], body).await.is_problem(422, "validation_failed");
+        assert_eq!(answer.body["errors"], json!([{"pointer": pointer, "detail": detail}]));
+    }
+    for (body, pointer, detail) in [
+        (with("from", "1"), "/from", "expected a string"),
+        (with("amount", "true"), "/amount", "expected an amount: a string of digits, or an integer"),
+    ] {
+        let answer = client.post_with_key("/payments", "k", body).await.is_problem(422, "validation_failed");
+        assert_eq!(answer.body["errors"], json!([{"pointer": pointer, "detail": detail}]));
+    }
+    for (body, detail) in
+        [(r#"{"payments":{}}"#, "expected an array"), (r#"{"payments":[],"atomic":"yes"}"#, "expected true or false")]
+    {
+        let answer = client.send(Method::POST, "/payments/batch", &[JSON], body).await.is(422);
+        assert_eq!(answer.body["errors"][0]["detail"], detail);
+    }
+    for (query, detail) in [
+        ("limit=abc", "expected a whole number"),
+        ("limit=", "expected a whole number"),
+        ("limit=99999999999999999999", "this number is too large"),
+        ("min_position=-1", "expected a whole number"),
+        ("consistency=weak", "expected one of: strong, eventual"),
+        ("limit=1&limit=2", "this is there twice; send it once"),
+        ("foo=1", "this is not known here; what is: prefix, asset, after, limit, consistency, min_position"),
+    ] {
+        let answer = client.get(&format!("/accounts?{query}")).await.is_problem(422, "validation_failed");
+        assert_eq!(answer.body["errors"][0]["detail"], detail, "{query}");
+    }
+    let path = client.get("/accounts/%FF").await.is_problem(400, "malformed_request").at("/path/code");
+    assert!(path.body["detail"].as_str().unwrap().contains("UTF-8"));
+    let ended = client.post_with_key("/payments", "k", r#"{"from":"#).await.is_problem(400, "malformed_json");
+    assert_eq!(ended.body["detail"], "the JSON ends too early, in line 1, column 8");
 }

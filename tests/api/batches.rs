@@ -76,6 +76,7 @@ async fn a_batch_again_is_a_replay_of_every_item() {
     let again = send(&client, &batch).await;
     assert_eq!(again.text, first.text);
     assert_eq!(client.head().await, head);
+    assert!(!first.is_replay() && !again.is_replay(), "what is not recorded is decided anew");
     // Some new, some not.
     let mixed = send(
         &client,
@@ -89,6 +90,19 @@ async fn a_batch_again_is_a_replay_of_every_item() {
         first.body["results"][1]["problem"]["transaction_id"]
     );
     assert_eq!(client.head().await, head + 1);
+    assert!(!mixed.is_replay());
+    // Only what is no item at all for the ledger has no say.
+    let recorded = [batch[0].clone(), batch[1].clone(), batch[0].clone()];
+    assert!(send(&client, &recorded).await.is_replay());
+    let with_invalid = [batch[0].clone(), item("4b", payment("alice", "bob", 0))];
+    assert!(send(&client, &with_invalid).await.is_replay());
+    for others in [
+        vec![batch[0].clone(), item("5", payment("alice", "bob", 1))],
+        vec![batch[0].clone(), item("2", payment("alice", "bob", 1))],
+        vec![item("4c", payment("alice", "bob", 0))],
+    ] {
+        assert!(!send(&client, &others).await.is_replay());
+    }
 }
 
 #[tokio::test]

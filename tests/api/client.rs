@@ -3,6 +3,7 @@
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 
 use crate::contract::CONTRACT;
 use crate::support::{Postgres, Server};
@@ -35,11 +36,34 @@ pub async fn start() -> (Server, Client) {
 /// The same, with the accounts `bank` (EUR, no floor), `alice` (with 10.00 EUR) and `bob`.
 pub async fn start_with_accounts() -> (Server, Client) {
     let (server, client) = start().await;
-    client.open(json!({"code": "bank", "asset": "EUR", "normal": "debit", "min_balance": null})).await;
-    client.open(json!({"code": "alice", "asset": "EUR"})).await;
-    client.open(json!({"code": "bob", "asset": "EUR"})).await;
-    client.pay("funding", &payment("bank", "alice", 1000)).await.is(201);
+    client.open_accounts().await;
     (server, client)
+}
+
+/// A server with those accounts, and the URL of its database.
+pub async fn start_on_database() -> (Server, Client, String) {
+    let url = Postgres::shared().await.database().await;
+    let server = Server::start(&url).await;
+    let client = Client::new(&server.origin());
+    client.open_accounts().await;
+    (server, client, url)
+}
+
+/// Holds every answer of a database's sequencers back: before each they look at
+/// their claims, in the table that this locks.
+pub struct Stall(PgConnection);
+
+impl Stall {
+    pub async fn begin(url: &str) -> Self {
+        let mut conn = PgConnection::connect(url).await.unwrap();
+        let lock = "BEGIN; LOCK TABLE sequencer_claims IN ACCESS EXCLUSIVE MODE";
+        sqlx::raw_sql(lock).execute(&mut conn).await.unwrap();
+        Self(conn)
+    }
+
+    pub async fn end(self) {
+        self.0.close().await.unwrap();
+    }
 }
 
 /// The body of a payment in EUR.
@@ -48,6 +72,13 @@ pub fn payment(from: &str, to: &str, amount: u64) -> Value {
 }
 
 impl Client {
+    async fn open_accounts(&self) {
+        self.open(json!({"code": "bank", "asset": "EUR", "normal": "debit", "min_balance": null})).await;
+        self.open(json!({"code": "alice", "asset": "EUR"})).await;
+        self.open(json!({"code": "bob", "asset": "EUR"})).await;
+        self.pay("funding", &payment("bank", "alice", 1000)).await.is(201);
+    }
+
     pub fn new(origin: &str) -> Self {
         Self { http: Self::http(HeaderMap::new()), origin: origin.to_owned(), ledger: "main".to_owned() }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::{payment, start_with_accounts};
+use crate::client::{Stall, payment, start_on_database, start_with_accounts};
 
 #[tokio::test]
 async fn every_route_reads_what_was_just_written() {
@@ -98,4 +98,39 @@ async fn an_eventual_read_is_never_ahead_of_what_it_says() {
         }
     }
     client.get("/accounts/unknown?consistency=eventual").await.is_problem(404, "account_not_found");
+}
+
+/// Nobody waits for a balance as long as for a payment.
+#[tokio::test]
+async fn a_read_without_a_sequencer_is_503_after_two_seconds() {
+    let (_server, client, url) = start_on_database().await;
+    let stall = Stall::begin(&url).await;
+    let reads = ["/accounts/bob", "/accounts/batch", "/accounts", "/accounts/bob/entries", "/transactions"];
+    let began = Instant::now();
+    let answers = futures::future::join_all(reads.map(|path| client.get(path))).await;
+    let waited = began.elapsed();
+    for answer in answers {
+        assert_eq!(answer.is_problem(503, "unavailable").header("retry-after"), Some("1"));
+    }
+    assert!((1900..4000).contains(&waited.as_millis()), "{waited:?}");
+    // What needs no head does not wait for it.
+    for path in ["/accounts/bob?consistency=eventual", "/accounts?min_position=1", "/events", "/assets"] {
+        client.get(path).await.is(200);
+    }
+    stall.end().await;
+    for path in ["/accounts/bob", "/accounts"] {
+        client.get(path).await.is(200);
+    }
+}
+
+#[tokio::test]
+async fn a_strong_read_waits_for_the_head_and_for_the_position() {
+    let (_server, client) = start_with_accounts().await;
+    for path in ["/accounts", "/accounts/bob/entries", "/transactions", "/accounts/bob"] {
+        let paid = client.pay(path, &payment("alice", "bob", 1)).await.is(201);
+        let answer = client.get(&format!("{path}?consistency=strong&min_position=1")).await.is(200);
+        assert!(answer.position() >= paid.position(), "{path}");
+        let beyond = format!("{path}?consistency=strong&min_position={}", paid.position() + 1);
+        client.get(&beyond).await.is_problem(504, "projection_behind");
+    }
 }

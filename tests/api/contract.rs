@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use jsonschema::Validator;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
-use steelyard::http::openapi;
+use steelyard::http::{Code, openapi};
 
 pub static CONTRACT: LazyLock<Contract> =
     LazyLock::new(|| Contract { document: openapi::build(), validators: Mutex::default() });
@@ -21,7 +21,8 @@ impl Contract {
     /// Fails unless the document describes such an answer. `path` is without the query.
     pub fn check(&self, method: &str, path: &str, status: u16, headers: &HeaderMap, body: &[u8]) {
         let what = format!("{method} {path} answered {status}: {}", String::from_utf8_lossy(body));
-        let described = self.described(method, path, status);
+        let is_head = method == "HEAD";
+        let described = self.described(if is_head { "GET" } else { method }, path, status);
         let described = described.unwrap_or_else(|| panic!("not in the OpenAPI document: {what}"));
 
         let documented = self.resolve(&described);
@@ -31,9 +32,17 @@ impl Contract {
         let media = documented["content"].as_object().unwrap();
         let media =
             media.get(essence).unwrap_or_else(|| panic!("content type {content_type} is not described: {what}"));
-        if essence.ends_with("json") {
+        if is_head {
+            assert!(body.is_empty(), "HEAD has no body: {what}");
+        } else if essence.ends_with("json") {
             let value = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {what}"));
             self.check_value(&media["schema"], &value, &what);
+            check_wording(&value, &what);
+        }
+        if essence == "application/problem+json" && !is_head {
+            let value: Value = serde_json::from_slice(body).unwrap();
+            let code = Code::ALL.iter().find(|code| value["code"] == code.as_str()).unwrap();
+            assert_eq!(headers.contains_key("ledger-position"), code.reflects_the_log(), "Ledger-Position: {what}");
         }
     }
 
@@ -116,5 +125,35 @@ impl Contract {
             Some(reference) => self.document.pointer(&reference[1..]).unwrap(),
             None => value,
         }
+    }
+}
+
+/// Fails when a problem, or one in a batch, speaks of Rust or of its libraries.
+fn check_wording(value: &Value, what: &str) {
+    const WORDS: [&str; 20] = [
+        "u8", "u16", "u32", "u64", "i64", "i128", "usize", "f64", "struct", "enum", "variant", "tuple", "sequence",
+        "borrowed", "serde", "ident", "EOF", "sqlx", "axum", "hyper",
+    ];
+    const PHRASES: [&str; 8] = [
+        "invalid digit",
+        "invalid type",
+        "invalid value",
+        "unknown field",
+        "missing field",
+        "duplicate field",
+        "floating point",
+        "Invalid URL",
+    ];
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| check_wording(item, what)),
+        Value::Object(members) => {
+            members.values().for_each(|member| check_wording(member, what));
+            let Some(detail) = members.get("detail").and_then(Value::as_str) else { return };
+            let mut words = detail.split(|c: char| !c.is_ascii_alphanumeric());
+            let word = words.find(|word| WORDS.contains(word));
+            let phrase = PHRASES.into_iter().find(|phrase| detail.contains(phrase));
+            assert_eq!(word.or(phrase), None, "{what}");
+        }
+        _ => {}
     }
 }

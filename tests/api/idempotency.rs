@@ -99,6 +99,53 @@ async fn what_a_request_means_counts_and_how_it_is_written_does_not() {
     assert_eq!(client.head().await, head);
 }
 
+/// Numbers that only a double would take for the same, and members that only a
+/// merge would: none of them may count as the request sent again.
+#[tokio::test]
+async fn what_metadata_means_is_not_changed() {
+    let (_server, client) = start_with_accounts().await;
+    let body =
+        |metadata: &str| format!(r#"{{"from":"alice","to":"bob","amount":"1","asset":"EUR","metadata":{metadata}}}"#);
+    for (key, first, others) in [
+        ("large", r#"{"a":100000000000000000000}"#, vec![r#"{"a":100000000000000000001}"#]),
+        ("fine", r#"{"a":0.12345678901234568}"#, vec![r#"{"a":0.1234567890123456789012}"#]),
+        ("twice", r#"{"a":2}"#, vec![r#"{"a":1,"a":2}"#, r#"{"a":2,"a":2}"#]),
+    ] {
+        let paid = client.post_with_key("/payments", key, body(first)).await.is(201);
+        for other in others {
+            client.post_with_key("/payments", key, body(other)).await.is_problem(422, "validation_failed");
+        }
+        check_replay(&paid, &client.post_with_key("/payments", key, body(first)).await);
+    }
+    client.post_with_key("/payments", "whole", body(r#"{"a":9007199254740993}"#)).await.is(201);
+    let other = client.post_with_key("/payments", "whole", body(r#"{"a":9007199254740992}"#)).await;
+    other.is_problem(422, "idempotency_key_reused");
+}
+
+/// Answers reflect the log as it is now, also where they say what was decided before.
+#[tokio::test]
+async fn a_replay_has_the_current_position() {
+    let (_server, client) = start_with_accounts().await;
+    let rejected = client.pay("no", &payment("bob", "alice", 1)).await.is(422);
+    assert_eq!(rejected.position(), client.head().await);
+    let atomic = json!({"atomic": true, "payments": [payment("bob", "alice", 1)]});
+    client.post_with_key("/payments/batch", "none", &atomic).await.is(422);
+    client.pay("yes", &payment("alice", "bob", 1)).await.is(201);
+    let head = client.pay("more", &payment("alice", "bob", 1)).await.is(201).position();
+    for again in [
+        client.pay("yes", &payment("alice", "bob", 1)).await.is(201),
+        client.pay("no", &payment("bob", "alice", 1)).await.is(422),
+        client.post_with_key("/payments/batch", "none", &atomic).await.is(422),
+    ] {
+        assert!(again.is_replay());
+        assert_eq!(again.position(), head);
+    }
+    let again = client.pay("no", &payment("bob", "alice", 1)).await;
+    assert_eq!(again.body["position"], rejected.body["position"], "where it is recorded stays");
+    let reused = client.pay("no", &payment("bob", "alice", 2)).await.is_problem(422, "idempotency_key_reused");
+    assert_eq!(reused.position(), head);
+}
+
 #[tokio::test]
 async fn a_key_belongs_to_its_route() {
     let (_server, client) = start_with_accounts().await;

@@ -1,6 +1,5 @@
 //! Starting, stopping, and clients that take their time.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use steelyard::cluster::Status;
@@ -8,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::client::{Client, payment, start, start_with_accounts};
+use crate::raw::{read_to_end, send};
 use crate::support::{Postgres, Process, Server, eventually};
 
 #[tokio::test]
@@ -23,17 +23,11 @@ async fn the_program_serves_and_stops_at_sigterm() {
     server.close().await;
 }
 
-/// A request by hand, up to where `sent` says.
-async fn send(address: SocketAddr, text: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    stream
-}
-
-async fn read_to_end(mut stream: TcpStream) -> String {
-    let mut text = Vec::new();
-    _ = stream.read_to_end(&mut text).await;
-    String::from_utf8_lossy(&text).into_owned()
+/// What comes before the body of a payment.
+fn head_of_payment(key: &str, body_bytes: usize) -> String {
+    format!(
+        "POST /v1/ledgers/main/payments HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nidempotency-key: {key}\r\ncontent-length: {body_bytes}\r\n\r\n",
+    )
 }
 
 #[tokio::test]
@@ -42,11 +36,7 @@ async fn a_request_under_way_is_finished_when_the_server_stops() {
     let address = server.address();
     let body = payment("alice", "bob", 7).to_string();
     let (first, rest) = body.split_at(10);
-    let head = format!(
-        "POST /v1/ledgers/main/payments HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nidempotency-key: slow\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    let mut slow = send(address, &format!("{head}{first}")).await;
+    let mut slow = send(address, head_of_payment("slow", body.len()) + first).await;
     // Answered after the slow one was accepted, on another connection.
     client.get("//livez").await.is(200);
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -90,4 +80,35 @@ async fn slow_clients_are_cut_off() {
         cut_off("PRI * HT"),
         cut_off(""),
     );
+}
+
+#[tokio::test]
+async fn a_body_that_takes_too_long_is_408_and_leaves_the_key_free() {
+    let (server, client) = start_with_accounts().await;
+    let head = client.head().await;
+    let body = payment("alice", "bob", 7).to_string();
+    let mut slow = send(server.address(), head_of_payment("slow", body.len())).await;
+    let (mut slow_to_read, mut slow_to_write) = slow.split();
+    let began = Instant::now();
+    // It lives, and all the same it does not get on.
+    let trickle = async {
+        for byte in body.bytes().take(body.len() - 1) {
+            if slow_to_write.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let mut answer = [0; 4096];
+    let read = tokio::select! {
+        read = slow_to_read.read(&mut answer) => read.unwrap(),
+        () = trickle => panic!("it is not cut off"),
+    };
+    let waited = began.elapsed();
+    assert!((19..30).contains(&waited.as_secs()), "{waited:?}");
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains(r#""code":"request_timeout""#), "{answer}");
+    assert_eq!(client.head().await, head, "nothing was recorded");
+    assert!(!client.pay("slow", &payment("alice", "bob", 7)).await.is(201).is_replay());
 }

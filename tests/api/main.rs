@@ -9,6 +9,7 @@ mod support;
 
 mod client;
 mod contract;
+mod raw;
 
 mod access;
 mod accounts;
@@ -19,7 +20,9 @@ mod consistency;
 mod idempotency;
 mod ledgers;
 mod lifecycle;
+mod logs;
 mod operations;
+mod overload;
 mod pages;
 mod payments;
 mod protocol;

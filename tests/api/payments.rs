@@ -71,6 +71,7 @@ async fn check_refused(client: &Client, request: &Value, status: u16, code: &str
     let answer = client.pay("refused", request).await.is_problem(status, code).at(pointer);
     assert!(answer.body.get("transaction_id").is_none() && answer.body.get("position").is_none(), "{}", answer.text);
     assert_eq!(client.head().await, head, "nothing was recorded: {request}");
+    assert_eq!(answer.header("ledger-position"), (code != "validation_failed").then_some(&*head.to_string()));
     let key = client.get("/transactions?idempotency_key=refused").await.is(200);
     assert!(key.data().is_empty(), "the key is free: {request}");
 }

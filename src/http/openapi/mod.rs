@@ -75,7 +75,8 @@ that was malformed, or found the ledger unavailable, leaves its key free.
 **Reads see your own writes**, through any worker. What is answered from the projections waits up to a second until \
 they have reached the head of the log; if they have not, the answer is 504 `projection_behind`, never a stale one. \
 `?consistency=eventual` answers at once, `?min_position=` waits for a position. `Ledger-Position` says what an answer \
-reflects.
+reflects, on problems too where the ledger had a say in it. Without a sequencer to ask for the head, a read is 503 \
+`unavailable` after two seconds.
 
 **API keys** are sent as `Authorization: Bearer` and the key. A key has a role: `read` looks at everything below \
 `/v1`, `submit` also pays and opens accounts, `admin` also creates ledgers and defines assets; and it may be good for one \
@@ -83,7 +84,8 @@ ledger only, with nothing beyond that ledger's paths. A server that only its own
 one is made.
 
 **Problems** are `application/problem+json` (RFC 9457). Besides those listed with each route, an unknown route is 404 \
-`not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`.";
+`not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`. HEAD is answered like GET, \
+without a body. What is not HTTP is answered with a status of the 400s and no body, and the connection ends.";
 
 /// The whole document.
 pub fn build() -> Value {
@@ -129,12 +131,12 @@ fn headers() -> Value {
             "description": "The position of the ledger's log that the answer reflects, at least.",
             "required": true, "schema": position,
         },
-        "Ledger-Position-of-rejection": {
-            "description": "The position at which the rejection is recorded; absent when nothing was recorded.",
+        "Ledger-Position-of-problem": {
+            "description": "The position of the ledger's log that the answer reflects, at least; absent when the ledger had no say in it, as with `validation_failed`.",
             "required": false, "schema": position,
         },
         "Idempotent-Replayed": {
-            "description": "`true` when the answer is what the key did before; absent at the first use.",
+            "description": "`true` when the answer is what the key did before, or all keys of a batch; absent at the first use.",
             "required": false, "schema": {"type": "string", "const": "true"},
         },
         "Retry-After": {
@@ -240,8 +242,12 @@ fn problem_answer(status: u16, codes: &[Code]) -> Value {
         503 | 504 => _ = named.insert("Retry-After".to_owned(), header("Retry-After")),
         _ => {}
     }
-    if codes.iter().any(|code| operations::RECORDED.contains(code)) {
-        named.insert("Ledger-Position".to_owned(), header("Ledger-Position-of-rejection"));
+    if codes.iter().all(|code| code.reflects_the_log()) {
+        named.insert("Ledger-Position".to_owned(), header("Ledger-Position"));
+    } else if codes.iter().any(|code| code.reflects_the_log()) {
+        named.insert("Ledger-Position".to_owned(), header("Ledger-Position-of-problem"));
+    }
+    if codes.iter().any(|code| code.is_recorded()) {
         named.insert("Idempotent-Replayed".to_owned(), header("Idempotent-Replayed"));
     }
     let lines: Vec<String> =

@@ -46,9 +46,6 @@ pub const TAGS: &[(&str, &str)] = &[
     ("Description", "This description."),
 ];
 
-/// Business rejections: recorded, and the answer of their key for ever.
-pub const RECORDED: &[Code] = &[AccountClosed, AccountFrozen, InsufficientFunds, BalanceLimitExceeded];
-
 /// Any route that asks for an API key.
 pub const GUARDED: &[Code] = &[Unauthenticated, Forbidden, Unavailable];
 
@@ -133,7 +130,12 @@ pub const OPERATIONS: &[Operation] = &[
         parameters: &[LEDGER_IN_PATH, Parameter::Shared("Idempotency-Key-of-batch")],
         body: Some("PaymentBatchRequest"),
         answers: &[
-            json_answer(200, "A result per item, in order.", "PaymentBatch", AT_POSITION),
+            json_answer(
+                200,
+                "A result per item, in order; `Idempotent-Replayed` when every item that got to the ledger was a replay.",
+                "PaymentBatch",
+                REPLAYABLE,
+            ),
             json_answer(201, "All are posted (`atomic`).", "PostedPaymentBatch", REPLAYABLE),
         ],
         problems: &[ANY, LEDGER, BODY, WRITE, PAYMENT],
@@ -185,6 +187,18 @@ pub const OPERATIONS: &[Operation] = &[
         body: Some("AccountBatchRequest"),
         answers: &[json_answer(200, "A result per item, in order.", "AccountBatch", AT_POSITION)],
         problems: &[ANY, LEDGER, BODY, WRITE],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/accounts/batch",
+        id: "getAccountNamedBatch",
+        tag: "Accounts",
+        summary: "The account with the code `batch`",
+        description: "As with any other code; it is here because its path is one of POST too.",
+        parameters: &[LEDGER_IN_PATH, CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &[json_answer(200, "The account.", "Account", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
     },
     Operation {
         method: "get",
@@ -390,7 +404,8 @@ pub const OPERATIONS: &[Operation] = &[
         id: "getCluster",
         tag: "Operations",
         summary: "Workers, claims and lags",
-        description: "Who sequences which ledger and projects which shard since which epoch, and how far.",
+        description: "Who sequences which ledger and projects which shard since which epoch, and how far; of each \
+                      worker its shards as ranges.",
         parameters: &[],
         body: None,
         answers: &[json_answer(200, "The cluster.", "Cluster", &[])],
@@ -468,12 +483,12 @@ pub fn parameters() -> Value {
         "consistency": in_query(
             "consistency",
             json!({"type": "string", "enum": ["strong", "eventual"], "default": "strong"}),
-            "`eventual` answers from the projections at once, as fresh as they are.",
+            "`strong` waits for the head of the log, whatever `min_position` says; `eventual` answers from the projections at once, as fresh as they are.",
         ),
         "min_position": in_query(
             "min_position",
             json!({"type": "integer", "minimum": 0}),
-            "Waits up to a second for this position, in place of the head of the log.",
+            "Waits up to a second for this position: in place of the head of the log, or with `consistency=strong` for the larger of both.",
         ),
         "prefix": in_query("prefix", account_code.clone(), "Only codes that begin so."),
         "asset": in_query("asset", short_name, "Only accounts of this asset."),

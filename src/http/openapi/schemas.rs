@@ -91,7 +91,7 @@ fn scale() -> Value {
 }
 
 fn rejection_codes() -> Value {
-    json!(super::operations::RECORDED.iter().map(|code| code.as_str()).collect::<Vec<_>>())
+    json!(Code::ALL.iter().filter(|code| code.is_recorded()).map(|code| code.as_str()).collect::<Vec<_>>())
 }
 
 fn scalars() -> Value {
@@ -108,7 +108,7 @@ fn scalars() -> Value {
             "type": ["string", "integer", "null"], "pattern": "^-?[0-9]{1,38}$",
             "description": "An integer in the asset's smallest unit, as a string or, in digits only, as a number; null is no bound.",
         },
-        "Metadata": {"type": "object", "description": "The client's own JSON object, up to 16 KiB, without the character U+0000."},
+        "Metadata": {"type": "object", "description": "The client's own JSON object: up to 16 KiB and 127 levels, without the character U+0000."},
         "Text": {"type": "string"},
         "Document": {"type": "object", "required": ["openapi", "info", "paths", "components"], "properties": {"openapi": {"const": "3.1.0"}}},
         "FieldError": object(json!({
@@ -131,6 +131,10 @@ fn scalars() -> Value {
     })
 }
 
+fn metadata() -> Value {
+    json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB and 127 levels. What would not come back as it was is refused: a number that is no double (send it as a string), a member that is there twice, the character U+0000."})
+}
+
 fn payment_fields() -> Map<String, Value> {
     let fields = json!({
         "from": described(account_code(), "The account that is debited."),
@@ -139,7 +143,7 @@ fn payment_fields() -> Map<String, Value> {
         "asset": short_name(),
         "reference": {"type": ["string", "null"], "default": null, "maxLength": 255, "description": "An invoice number, an end-to-end id: up to 255 bytes."},
         "description": {"type": ["string", "null"], "default": null, "maxLength": 1024, "description": "A line on a statement: up to 1,024 bytes."},
-        "metadata": nullable(json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB."})),
+        "metadata": nullable(metadata()),
     });
     match fields {
         Value::Object(fields) => fields,
@@ -161,7 +165,7 @@ fn requests() -> Value {
                 "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit", "description": "The side that raises the balance."},
                 "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0", "description": "The floor; below zero it is an overdraft limit, null is none."},
                 "max_balance": {"$ref": "#/components/schemas/Bound", "default": null, "description": "The cap; null is none."},
-                "metadata": nullable(json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB."})),
+                "metadata": nullable(metadata()),
             }),
             &["code", "asset"],
         ),
@@ -440,6 +444,11 @@ fn operations() -> Value {
                 "started_at": timestamp(),
                 "heartbeat_age_ms": count(),
                 "draining": {"type": "boolean"},
+                "shards": {
+                    "type": "array",
+                    "items": {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"},
+                    "description": "What it projects, neighbours together: `0-63`, `7`.",
+                },
             }))},
             "ledgers": {"type": "array", "items": claim(json!({
                 "ledger": short_name(),

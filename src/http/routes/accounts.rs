@@ -1,10 +1,13 @@
 //! Accounts and their statements.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
@@ -14,7 +17,7 @@ use super::super::reads::{self, Consistency, Freshness};
 use super::super::wire::{
     self, AccountBatchInput, AccountInput, AccountOutput, AmountInput, AmountText, EntryOutput, Page, Timestamp,
 };
-use super::super::{SharedApp, answer, body};
+use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
 use crate::ledger::{
@@ -117,7 +120,7 @@ fn no_outcome() -> Problem {
     Problem::new(Code::InternalError, "the account has no outcome")
 }
 
-fn shard(app: &super::App, ledger: &Ledger, code: &AccountCode) -> Shard {
+fn shard(app: &App, ledger: &Ledger, code: &AccountCode) -> Shard {
     shard_of(ledger.ledger_id, code.as_str(), app.worker.ledgers.shard_count())
 }
 
@@ -151,8 +154,8 @@ fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
     }
     let metadata = match canonical_metadata(input.metadata) {
         Ok(metadata) => metadata,
-        Err(detail) => {
-            wrong("/metadata", detail);
+        Err(FieldError { pointer, detail }) => {
+            wrong(&pointer, detail);
             None
         }
     };
@@ -165,12 +168,13 @@ fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
 }
 
 /// A client's JSON object in canonical text, within its bound.
-pub fn canonical_metadata(raw: Option<&serde_json::value::RawValue>) -> Result<Option<std::sync::Arc<str>>, String> {
-    let Some(raw) = raw.map(serde_json::value::RawValue::get).filter(|text| *text != "null") else { return Ok(None) };
+pub fn canonical_metadata(raw: Option<&RawValue>) -> Result<Option<Arc<str>>, FieldError> {
+    let Some(raw) = raw.map(RawValue::get).filter(|text| *text != "null") else { return Ok(None) };
+    let wrong = |pointer: &str, detail: String| FieldError { pointer: format!("/metadata{pointer}"), detail };
     if raw.len() > METADATA_BYTES_MAX {
-        return Err(format!("metadata has at most {METADATA_BYTES_MAX} bytes"));
+        return Err(wrong("", format!("metadata has at most {METADATA_BYTES_MAX} bytes")));
     }
-    metadata::canonical(raw).map_err(|error| error.to_string())
+    metadata::accept(raw).map_err(|refused| wrong(&refused.pointer, refused.reason.to_string()))
 }
 
 fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, Account), Problem> {
@@ -180,7 +184,7 @@ fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, A
             Ok((StatusCode::CREATED, account_of(event).ok_or_else(no_outcome)?))
         }
         Outcome::Unchanged(Some(account)) => Ok((StatusCode::OK, (**account).clone())),
-        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base)),
+        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base, done.position)),
         _ => Err(no_outcome()),
     }
 }
@@ -214,10 +218,24 @@ pub async fn show(
     InPath((name, code)): InPath<(String, String)>,
     InQuery(query): InQuery<ShowQuery>,
 ) -> Result<Response, Problem> {
-    let ledger = ledger(&app, &name).await?;
-    let code = account_code(&code)?;
+    shown(&app, &name, &code, query).await
+}
+
+/// `GET /accounts/batch`: the account of that name, as the path is also one of
+/// POST and so a route of its own.
+pub async fn show_batch(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    InQuery(query): InQuery<ShowQuery>,
+) -> Result<Response, Problem> {
+    shown(&app, &name, "batch", query).await
+}
+
+async fn shown(app: &App, name: &str, code: &str, query: ShowQuery) -> Result<Response, Problem> {
+    let ledger = ledger(app, name).await?;
+    let code = account_code(code)?;
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
-    let shard = shard(&app, &ledger, &code);
+    let shard = shard(app, &ledger, &code);
     let (account, position) = if freshness.is_eventual() {
         let position = reads::projections_at(&ledger, freshness).await?;
         let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
@@ -233,11 +251,11 @@ pub async fn show(
             _ => return Err(no_outcome()),
         }
     };
-    let account = account.ok_or_else(|| no_account(&code))?;
+    let account = account.ok_or_else(|| no_account(&code).as_of(position))?;
     Ok(answer(StatusCode::OK, &AccountOutput::new(&account, shard), Some(position), false))
 }
 
-fn no_account(code: &AccountCode) -> Problem {
+pub fn no_account(code: &AccountCode) -> Problem {
     Problem::new(Code::AccountNotFound, format!("no account {code}"))
 }
 
@@ -325,7 +343,7 @@ pub async fn entries(
     let position = reads::projections_at(&ledger, freshness).await?;
     let (pool, ledger_id, shard) = (app.worker.database.pool(), ledger.ledger_id, shard(&app, &ledger, &code));
     let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
-    let id = id.ok_or_else(|| no_account(&code))?;
+    let id = id.ok_or_else(|| no_account(&code).as_of(position))?;
     let ascending = matches!(query.order.unwrap_or(Order::Asc), Order::Asc);
     let from = after.map_or(if ascending { 0 } else { i64::MAX }, |version| version as i64);
     let rows = store::projections::entries(pool, ledger_id, shard, id, from, ascending, limit + 1).await?;

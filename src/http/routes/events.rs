@@ -108,6 +108,8 @@ fn follow(
     ledger: std::sync::Arc<crate::cluster::Ledger>,
     mut after: u64,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    // Polled when the request's span is left, and what is logged then belongs to it all the same.
+    let span = tracing::Span::current();
     async_stream::stream! {
         let mut head = ledger.tail.subscribe();
         let mut status = app.worker.watch_status();
@@ -117,10 +119,14 @@ fn follow(
                 return;
             }
             head.mark_unchanged();
-            let Ok(rows) = store::events::read(app.worker.database.pool(), ledger.ledger_id, after, STREAM_PAGE).await
-            else {
-                tracing::warn!(ledger = %ledger.name, "an event stream ended: the log could not be read");
-                return;
+            let rows = store::events::read(app.worker.database.pool(), ledger.ledger_id, after, STREAM_PAGE).await;
+            let rows = match rows {
+                Ok(rows) => rows,
+                Err(error) => {
+                    let _in = span.enter();
+                    tracing::warn!(ledger = %ledger.name, %error, "an event stream ended: the log could not be read");
+                    return;
+                }
             };
             if rows.is_empty() {
                 tokio::select! {

@@ -88,7 +88,7 @@ pub async fn define_asset(
     let status = match done.outcomes.first() {
         Some(Outcome::Recorded { .. }) => StatusCode::CREATED,
         Some(Outcome::Unchanged(_)) => StatusCode::OK,
-        Some(Outcome::Refused { refusal, .. }) => return Err(Problem::refused(refusal, "/scale")),
+        Some(Outcome::Refused { refusal, .. }) => return Err(Problem::refused(refusal, "/scale", done.position)),
         _ => return Err(Problem::new(Code::InternalError, "the asset has no outcome")),
     };
     Ok(answer(status, &AssetOutput { code: code.to_string(), scale }, Some(done.position), false))

@@ -1,6 +1,6 @@
 //! What operators and load balancers ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -50,16 +50,30 @@ pub async fn readyz(State(app): State<SharedApp>) -> Result<Response, Problem> {
 
 /// `GET /metrics`
 pub async fn metrics(State(app): State<SharedApp>) -> Response {
+    // A database that is not there is waited for once, not once per ledger.
+    let mut reachable = true;
     for ledger in app.worker.ledgers.all() {
         let name = ledger.name.to_string();
         gauge!(metric::QUEUE_DEPTH, "ledger" => name.clone()).set(ledger.handle.depth() as f64);
         let head = ledger.tail.head();
+        if *ledger.serving.borrow() {
+            gauge!(metric::LOG_HEAD, "ledger" => name.clone()).set(head as f64);
+        } else if reachable {
+            // Another worker appends: ask the table.
+            match store::events::head(app.worker.database.pool(), ledger.ledger_id).await {
+                Ok(head) => {
+                    let head = head.map_or(0, |(position, _)| position);
+                    gauge!(metric::LOG_HEAD, "ledger" => name.clone()).set(head as f64);
+                }
+                Err(_) => reachable = false,
+            }
+        }
         for shard in 0..app.worker.ledgers.shard_count() {
             let lag = head.saturating_sub(ledger.checkpoints.get(shard));
             gauge!(metric::PROJECTION_LAG, "ledger" => name.clone(), "shard" => shard.to_string()).set(lag as f64);
         }
     }
-    if let Ok(faults) = store::projections::fault_count(app.worker.database.pool()).await {
+    if reachable && let Ok(faults) = store::projections::fault_count(app.worker.database.pool()).await {
         gauge!(metric::PROJECTION_FAULTS).set(faults as f64);
     }
     let Some(metrics) = &app.metrics else {
@@ -86,6 +100,8 @@ struct WorkerOutput {
     started_at: Timestamp,
     heartbeat_age_ms: u64,
     draining: bool,
+    /// What it projects, as ranges: `0-63`, `7`.
+    shards: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -142,6 +158,7 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
         heads.insert(ledger.ledger_id, (ledger.name.to_string(), head));
     }
     let mut output = Cluster { workers: Vec::new(), ledgers: Vec::new(), shards: Vec::new() };
+    let mut held: BTreeMap<Uuid, BTreeSet<Shard>> = BTreeMap::new();
     for claim in claims {
         let (worker_id, epoch, claimed_at) = (claim.worker_id, claim.epoch, claim.claimed_at.map(Timestamp));
         match claim.unit {
@@ -150,6 +167,9 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
                 output.ledgers.push(LedgerOutput { ledger, head, worker_id, epoch, claimed_at });
             }
             Unit::Projector(shard) => {
+                if let Some(worker_id) = worker_id {
+                    held.entry(worker_id).or_default().insert(shard);
+                }
                 let checkpoints = checkpoints.remove(&shard).unwrap_or_default();
                 output.shards.push(ShardOutput { shard, worker_id, epoch, claimed_at, checkpoints });
             }
@@ -166,6 +186,7 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
             started_at: Timestamp(worker.started_at),
             heartbeat_age_ms: (worker.heartbeat_age_s.max(0.0) * 1_000.0) as u64,
             draining: worker.draining,
+            shards: held.get(&worker.worker_id).map(ranges).unwrap_or_default(),
         })
         .collect();
     Ok(answer(StatusCode::OK, &output, None, false))
@@ -175,6 +196,20 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
 fn roles(sequencer: bool, projector: bool) -> Vec<&'static str> {
     let all = [("api", true), ("sequencer", sequencer), ("projector", projector)];
     all.into_iter().filter(|(_, has)| *has).map(|(role, _)| role).collect()
+}
+
+/// Neighbours together: `0-15`, `17`, `20-63`.
+fn ranges(shards: &BTreeSet<Shard>) -> Vec<String> {
+    let mut ranges: Vec<(Shard, Shard)> = Vec::new();
+    for shard in shards {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *shard => *last = *shard,
+            _ => ranges.push((*shard, *shard)),
+        }
+    }
+    let text =
+        |(first, last): (Shard, Shard)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.into_iter().map(text).collect()
 }
 
 /// `GET /problems/{code}`
@@ -191,4 +226,21 @@ pub async fn problem(InPath(name): InPath<String>) -> Result<Response, Problem> 
         remedy = code.remedy(),
     );
     Ok(([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_told_as_ranges() {
+        for (shards, expected) in [
+            (vec![], vec![]),
+            (vec![5], vec!["5"]),
+            ((0..64).collect(), vec!["0-63"]),
+            (vec![0, 1, 3, 7, 8, 9, 63], vec!["0-1", "3", "7-9", "63"]),
+        ] {
+            assert_eq!(ranges(&shards.into_iter().collect()), expected);
+        }
+    }
 }

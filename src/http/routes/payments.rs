@@ -57,10 +57,10 @@ pub async fn pay(
             None => Err(no_outcome()),
         },
         Some(Outcome::KeyUsed) => {
-            let known = known(&app.worker.database, &ledger, &[&key]).await?;
+            let known = known(&app.worker.database, &ledger, &[&key], done.position).await?;
             payment(known.made_by(&key)?.first().ok_or_else(no_outcome)?, done.position, true)
         }
-        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, "")),
+        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, "", done.position)),
         _ => Err(no_outcome()),
     }
 }
@@ -81,7 +81,7 @@ fn payment(event: &Event, position: Position, replayed: bool) -> Result<Response
     if let Some(output) = PaymentOutput::new(event) {
         return Ok(answer(StatusCode::CREATED, &output, Some(position), replayed));
     }
-    Err(Problem { replayed, ..rejection(event) })
+    Err(Problem { replayed, ..rejection(event) }.as_of(position))
 }
 
 fn rejection(event: &Event) -> Problem {
@@ -97,20 +97,26 @@ fn rejection(event: &Event) -> Problem {
     }
 }
 
-/// What used keys did.
-struct Known(HashMap<[u8; 16], ([u8; 16], Vec<Event>)>);
+/// What used keys did, by their hash: the fingerprint of the request, and the events.
+struct Known {
+    by_key: HashMap<[u8; 16], ([u8; 16], Vec<Event>)>,
+    /// As of which this is known.
+    position: Position,
+    /// Keys of those asked for that were used for the same request.
+    replays: usize,
+}
 
 impl Known {
     /// The events that `key` made, if it made them for the same request.
     fn made_by(&self, key: &Key) -> Result<&[Event], Problem> {
-        let (fingerprint, made) = self.0.get(&key.hash).ok_or_else(no_outcome)?;
-        if *fingerprint == key.fingerprint { Ok(made) } else { Err(reused(made.first())) }
+        let (fingerprint, made) = self.by_key.get(&key.hash).ok_or_else(no_outcome)?;
+        if *fingerprint == key.fingerprint { Ok(made) } else { Err(reused(made.first()).as_of(self.position)) }
     }
 }
 
-async fn known(database: &Database, ledger: &Ledger, keys: &[&Key]) -> Result<Known, Problem> {
+async fn known(database: &Database, ledger: &Ledger, keys: &[&Key], position: Position) -> Result<Known, Problem> {
     if keys.is_empty() {
-        return Ok(Known(HashMap::new()));
+        return Ok(Known { by_key: HashMap::new(), position, replays: 0 });
     }
     let hashes: Vec<[u8; 16]> = keys.iter().map(|key| key.hash).collect();
     let rows = store::keys::find(database.pool(), ledger.ledger_id, &hashes).await?;
@@ -118,10 +124,13 @@ async fn known(database: &Database, ledger: &Ledger, keys: &[&Key]) -> Result<Kn
     let range = |row: &KeyRow| wanted(row, &asked);
     let positions: Vec<i64> = rows.iter().flat_map(range).map(|position| position as i64).collect();
     let events = store::events::at_positions(database.pool(), ledger.ledger_id, &positions).await?;
-    counter!(metric::REPLAYS).increment(keys.len() as u64);
     let by_position: HashMap<Position, &Event> = events.iter().map(|event| (event.position, event)).collect();
     let made = |row: &KeyRow| range(row).filter_map(|at| by_position.get(&at).map(|event| (*event).clone())).collect();
-    Ok(Known(rows.iter().map(|row| (row.key_hash, (row.fingerprint, made(row)))).collect()))
+    let by_key = rows.iter().map(|row| (row.key_hash, (row.fingerprint, made(row)))).collect();
+    let mut known = Known { by_key, position, replays: 0 };
+    known.replays = keys.iter().filter(|key| known.made_by(key).is_ok()).count();
+    counter!(metric::REPLAYS).increment(known.replays as u64);
+    Ok(known)
 }
 
 /// Positions of the events that answer for a key: all that it made, or the first,
@@ -171,8 +180,8 @@ fn transaction(input: PaymentInput<'_>) -> Result<TransactionRequest, Vec<FieldE
     let description = note("/description", input.description, DESCRIPTION_BYTES_MAX);
     let metadata = match canonical_metadata(input.metadata) {
         Ok(metadata) => metadata,
-        Err(detail) => {
-            wrong("/metadata", detail);
+        Err(FieldError { pointer, detail }) => {
+            wrong(&pointer, detail);
             None
         }
     };
@@ -249,7 +258,9 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
         .filter(|(_, outcome)| matches!(outcome, Outcome::KeyUsed))
         .map(|(key, _)| key)
         .collect();
-    let known = known(&app.worker.database, ledger, &used).await?;
+    let known = known(&app.worker.database, ledger, &used, done.position).await?;
+    // Items that never got to the ledger have no say in it.
+    let replayed = known.replays > 0 && known.replays == done.outcomes.len();
     let mut outcomes = done.outcomes.iter();
     let results: Vec<Result<&Event, Problem>> = slots
         .into_iter()
@@ -259,7 +270,9 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
             Slot::Submitted(key) => match outcomes.next() {
                 Some(Outcome::Recorded { index, .. }) => done.batch.events.get(*index).ok_or_else(no_outcome),
                 Some(Outcome::KeyUsed) => known.made_by(&key).and_then(|made| made.first().ok_or_else(no_outcome)),
-                Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, &format!("/payments/{index}"))),
+                Some(Outcome::Refused { refusal, .. }) => {
+                    Err(Problem::refused(refusal, &format!("/payments/{index}"), done.position))
+                }
                 _ => Err(no_outcome()),
             },
         })
@@ -274,7 +287,7 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
             BatchResult { status: problem.code.status().as_u16(), payment: None, problem: Some(problem.body()) }
         }
     });
-    Ok(answer(StatusCode::OK, &BatchOutput { results: results.collect() }, Some(done.position), false))
+    Ok(answer(StatusCode::OK, &BatchOutput { results: results.collect() }, Some(done.position), replayed))
 }
 
 /// One item of an independent batch.
@@ -333,10 +346,12 @@ async fn atomic(
             atomic_answer(events.iter(), done.position, false)
         }
         Some(Outcome::KeyUsed) => {
-            let known = known(&app.worker.database, ledger, &[&key]).await?;
+            let known = known(&app.worker.database, ledger, &[&key], done.position).await?;
             atomic_answer(known.made_by(&key)?.iter(), done.position, true)
         }
-        Some(Outcome::Refused { item, refusal }) => Err(Problem::refused(refusal, &format!("/payments/{item}"))),
+        Some(Outcome::Refused { item, refusal }) => {
+            Err(Problem::refused(refusal, &format!("/payments/{item}"), done.position))
+        }
         _ => Err(no_outcome()),
     }
 }
@@ -350,7 +365,7 @@ fn atomic_answer<'a>(
     for event in events {
         match PaymentOutput::new(event) {
             Some(output) => results.push(BatchResult { status: 201, payment: Some(output), problem: None }),
-            None => return Err(Problem { replayed, ..rejection(event) }),
+            None => return Err(Problem { replayed, ..rejection(event) }.as_of(position)),
         }
     }
     Ok(answer(StatusCode::CREATED, &BatchOutput { results }, Some(position), replayed))
