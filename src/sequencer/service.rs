@@ -69,6 +69,10 @@ impl Service {
                 Ok(ExitReason::Cancelled) => {}
                 Ok(reason) => {
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, ?reason, "the sequencer stopped; starting over from the log");
+                    // What would only happen again does not happen in a storm.
+                    if matches!(reason, ExitReason::Panicked | ExitReason::Failed(Error::Exhausted(_))) {
+                        self.pause(&mut queue, &mut waiting).await;
+                    }
                     self.renewals.ask(Unit::Sequencer(self.ledger_id), claim.epoch);
                 }
                 Err(error) => {
