@@ -32,6 +32,7 @@ const ROUTES: &[(&str, &str, Option<Role>)] = &[
     ("get", "/v1/ledgers/{ledger}/accounts", Some(Role::Read)),
     ("post", "/v1/ledgers/{ledger}/accounts", Some(Role::Submit)),
     ("post", "/v1/ledgers/{ledger}/accounts/batch", Some(Role::Submit)),
+    ("get", "/v1/ledgers/{ledger}/accounts/batch", Some(Role::Read)),
     ("get", "/v1/ledgers/{ledger}/accounts/{code}", Some(Role::Read)),
     ("get", "/v1/ledgers/{ledger}/accounts/{code}/entries", Some(Role::Read)),
     ("post", "/v1/ledgers/{ledger}/payments", Some(Role::Submit)),

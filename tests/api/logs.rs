@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
-use crate::client::{Answer, Client, JSON, Stall, payment};
+use crate::client::{Answer, Client, Stall};
 use crate::support::{Postgres, Process};
 
 async fn get(client: &Client, path: &str, id: &str) -> Answer {
