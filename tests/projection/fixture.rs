@@ -116,7 +116,9 @@ pub async fn furnished() -> Scratch {
         projected(&ledger).await;
     }
     worker.stop().await;
-    scratch
+    // Nobody uses it from here on, so that it can be copied.
+    scratch.database.pool().close().await;
+    Scratch { database: Database::new(&scratch.url).unwrap(), url: scratch.url }
 }
 
 async fn furnish(ledger: &Ledger) {
