@@ -113,7 +113,7 @@ impl Session {
                     drop(held.conn);
                 }
                 Err(error) => {
-                    if failures % FAILURES_LOGGED == 0 {
+                    if failures.is_multiple_of(FAILURES_LOGGED) {
                         tracing::warn!(%error, failures, "the database cannot be reached; trying again");
                     }
                     failures = failures.saturating_add(1);
