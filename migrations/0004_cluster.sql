@@ -12,8 +12,9 @@ ALTER TABLE workers
 
 -- What workers prove to each other that they serve the same database. Random,
 -- made here; PostgreSQL draws a version 4 UUID from a strong source.
-ALTER TABLE database_settings
-    ADD COLUMN cluster_secret text NOT NULL DEFAULT (gen_random_uuid()::text || gen_random_uuid()::text);
-
--- The default has done its work: no other row will ever be.
-ALTER TABLE database_settings ALTER COLUMN cluster_secret DROP DEFAULT;
+CREATE TABLE cluster_secret (
+    only_row boolean PRIMARY KEY DEFAULT true CONSTRAINT cluster_secret_only_row CHECK (only_row),
+    secret   text NOT NULL
+);
+INSERT INTO cluster_secret (secret) VALUES (gen_random_uuid()::text || gen_random_uuid()::text);
+GRANT SELECT ON cluster_secret TO steelyard_serving;

@@ -93,11 +93,13 @@ impl Session {
     /// Runs until `stop`.
     pub async fn run(mut self) {
         let mut failures: u32 = 0;
+        let mut former = None;
         loop {
-            let connected = tokio::time::timeout(STATEMENT_TIMEOUT * 2, self.connect()).await;
+            let connected = tokio::time::timeout(STATEMENT_TIMEOUT * 2, self.connect(former)).await;
             match connected.unwrap_or_else(|_| Err(store::error::timed_out("joining took too long"))) {
                 Ok(mut held) => {
                     failures = 0;
+                    former = Some(held.worker_id);
                     // A defect costs the claims, not the worker: it would look alive and never serve again.
                     let ended = AssertUnwindSafe(self.hold(&mut held)).catch_unwind().await;
                     let ended = ended.unwrap_or_else(|_| Ended::Lost(store::error::timed_out("the session panicked")));
@@ -127,8 +129,11 @@ impl Session {
         }
     }
 
-    async fn connect(&self) -> Result<Held, Error> {
+    async fn connect(&self, former: Option<Uuid>) -> Result<Held, Error> {
         let mut conn = self.database.connect_owner().await?;
+        if let Some(former) = former {
+            claims::deregister(&mut conn, former).await?;
+        }
         // New at every join, so that nobody mistakes it for its former self.
         let worker_id = self.database.new_worker_id();
         claims::register(&mut conn, worker_id, &self.registration).await?;

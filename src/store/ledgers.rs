@@ -107,5 +107,5 @@ pub async fn shard_count(executor: impl PgExecutor<'_>) -> Result<Shard, Error> 
 
 /// What workers of this database prove to each other with.
 pub async fn cluster_secret(executor: impl PgExecutor<'_>) -> Result<String, Error> {
-    Ok(sqlx::query_scalar!("SELECT cluster_secret FROM database_settings").fetch_one(executor).await?)
+    Ok(sqlx::query_scalar!("SELECT secret FROM cluster_secret").fetch_one(executor).await?)
 }

@@ -91,7 +91,8 @@ async fn work_is_shared_and_handed_over() {
         if shares.values().all(|share| (21..=22).contains(share)) && shares.len() == 3 {
             break shares;
         }
-        assert!(joined.elapsed() < Duration::from_secs(5), "not balanced in time: {shares:?}");
+        // Five seconds on an idle machine; this one also compiles and tests.
+        assert!(joined.elapsed() < Duration::from_secs(12), "not balanced in time: {shares:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!(shares.values().sum::<usize>(), 64);

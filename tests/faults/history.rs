@@ -304,6 +304,13 @@ impl History {
         .fetch_all(&mut *conn)
         .await
         .expect("the log can be read");
+        self.check_log(rows);
+        verify(database).await;
+        self.check_reads(conn).await;
+    }
+
+    /// Each request is in the log exactly once, as it was answered.
+    fn check_log(&self, rows: Vec<(String, String, String)>) {
         let asked = self.asked.lock().expect("no panic");
         assert_eq!(rows.len(), asked.len(), "as many events as requests");
         for (key, transaction, type_name) in rows {
@@ -312,9 +319,6 @@ impl History {
             let expected = if answer.status == 201 { "transaction_posted" } else { "transaction_rejected" };
             assert_eq!(type_name, expected, "{key}");
         }
-        drop(asked);
-        verify(database).await;
-        self.check_reads(conn).await;
     }
 
     /// Requests that were definitely answered.
