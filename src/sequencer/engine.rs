@@ -237,11 +237,8 @@ impl Engine {
         claim: &Claim,
         waiting: VecDeque<Submission>,
     ) -> Exit {
-        self.backlog = waiting;
-        // What another engine fetched for them is not in this one's book.
-        for submission in &mut self.backlog {
-            submission.prefetched = false;
-        }
+        // What was prefetched for another engine is not in this one's book.
+        self.backlog = waiting.into_iter().map(|submission| Submission { prefetched: false, ..submission }).collect();
         let reason = self.run(queue, claim).await;
         self.exit(reason).await
     }

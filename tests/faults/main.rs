@@ -197,6 +197,16 @@ impl<'a> Stage<'a> {
         process
     }
 
+    /// Waits until the projections have all there is.
+    async fn projected(&self) {
+        let mut conn = self.database.connect_owner().await.expect("PostgreSQL is there");
+        let behind = "SELECT (SELECT min(position) FROM checkpoints) < (SELECT max(position) FROM events)";
+        eventually("all is projected", async || {
+            !sqlx::query_scalar::<_, bool>(behind).fetch_one(&mut conn).await.expect("a position")
+        })
+        .await;
+    }
+
     /// Starts another process, which takes over from a frozen one, and lets that
     /// one go on, with its claims lost.
     async fn take_over(&self, frozen: Process, history: &History) -> Process {
@@ -236,9 +246,11 @@ impl<'a> Stage<'a> {
         let a_moment = Duration::from_millis(random.random_range(5..120));
         match strike {
             Strike::Failpoint(..) => {
-                // A point that is never passed is a round without a fault.
-                let ended = tokio::time::timeout(FAILPOINT_WAIT, process.ended()).await.is_ok();
-                return (!ended).then_some(process);
+                // One that has not come to its point might do so when nobody expects it.
+                if tokio::time::timeout(FAILPOINT_WAIT, process.ended()).await.is_err() {
+                    process.kill().await;
+                }
+                return None;
             }
             Strike::Panic(name, _) => {
                 let panicked = process.logs(|line| says(line, &format!("failpoint {name}")));
@@ -289,12 +301,16 @@ fn says(line: &serde_json::Value, what: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_panic_the_ledger_serves_again_and_nothing_is_lost_or_doubled() {
     let postgres = Postgres::start().await;
-    for point in PANICS {
+    // Of the first append the outcome is not known, and the accounts it was decided
+    // on were prefetched: whoever decides it again must fetch them again.
+    for (point, count) in PANICS.map(|point| (point, 5)).into_iter().chain([("before_append", 1)]) {
         let url = postgres.database().await;
         let stage = Stage::new(&postgres, &url).await;
         let process = Process::spawn(&stage.url, &[]).await;
         let history = History::begin(&ready(&process).await).await;
-        let process = stage.round(Strike::Panic(point, 5), process, &history, 1, &mut SmallRng::seed_from_u64(1)).await;
+        stage.projected().await;
+        let strike = Strike::Panic(point, count);
+        let process = stage.round(strike, process, &history, 1, &mut SmallRng::seed_from_u64(1)).await;
         process.logs(|line| says(line, &format!("failpoint {point}"))).await;
         // It has served since, the same process.
         history.ask_anew().await;
