@@ -20,6 +20,7 @@ use crate::config::{
     INTERNAL_LISTEN_DEFAULT, LISTEN_DEFAULT,
 };
 use crate::embedded_pg::EmbeddedPg;
+use crate::http::starting::Starting;
 use crate::http::{App, router, server};
 use crate::telemetry::{logs, metric};
 
@@ -127,6 +128,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("{} cannot be listened on; choose another with --listen", args.listen))?;
     let address = listener.local_addr()?;
+    let starting = Starting::serve(&listener)?;
     let internal_listener = TcpListener::bind(args.internal_listen).await.with_context(|| {
         format!("{} cannot be listened on; choose another with --internal-listen", args.internal_listen)
     })?;
@@ -165,6 +167,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     })
     .await
     .context("the service could not start on the database")?;
+    starting.end().await;
     let app = Arc::new(App { worker, metrics, access, operations_apart: operations.is_some() });
     tracing::info!(%address, internal = %internal_address, "listening");
 

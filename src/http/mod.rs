@@ -15,6 +15,7 @@ pub mod reads;
 pub mod router;
 pub mod routes;
 pub mod server;
+pub mod starting;
 pub mod wire;
 mod wording;
 

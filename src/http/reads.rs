@@ -91,10 +91,8 @@ pub async fn ask(ledger: &Ledger, read: Work) -> Result<Answer, Problem> {
 /// `projection_behind`; 503 when the database cannot be asked.
 pub async fn log_at(ledger: &Ledger, min_position: Option<Position>) -> Result<Position, Problem> {
     let wanted = min_position.unwrap_or(0);
-    let mut heads = ledger.tail.subscribe();
-    let reached = heads.wait_for(|head| *head >= wanted);
-    match timeout(PROJECTION_WAIT, reached).await {
-        Ok(_) => Ok(ledger.tail.head()),
+    match timeout(PROJECTION_WAIT, ledger.tail.reached(wanted)).await {
+        Ok(head) => Ok(head),
         Err(_) => Err(behind(wanted, ledger.tail.head())),
     }
 }

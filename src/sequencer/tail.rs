@@ -57,6 +57,16 @@ impl Tail {
         self.head.subscribe()
     }
 
+    /// Waits until the head is at `position` or beyond, and says where it is. The
+    /// caller sets the deadline.
+    pub async fn reached(&self, position: Position) -> Position {
+        let mut heads = self.head.subscribe();
+        // What `wait_for` gives holds the lock that a commit must have, and that
+        // nobody may take twice while a commit waits for it: it goes at once.
+        let reached = heads.wait_for(|head| *head >= position).await.map(|head| *head);
+        reached.unwrap_or_else(|_| self.head())
+    }
+
     /// Takes in what was just committed.
     pub fn push(&self, batch: Arc<Batch>) {
         let Some(last) = batch.last_position() else { return };
@@ -114,5 +124,40 @@ impl Tail {
 impl Default for Tail {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Readers and commits take the same lock: with one of them holding it while
+    /// it takes it once more, all of them stop for ever.
+    #[test]
+    fn readers_that_wait_for_the_head_never_stop_a_commit() {
+        let (done, finished) = std::sync::mpsc::channel();
+        let tail = Arc::new(Tail::new());
+        for _ in 0..2 {
+            let (tail, done) = (Arc::clone(&tail), done.clone());
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(async {
+                    while tail.head() < 200_000 {
+                        let head = tail.head();
+                        assert!(tail.reached(head).await >= head);
+                    }
+                });
+                done.send(()).unwrap();
+            });
+        }
+        std::thread::spawn(move || {
+            (1..=200_000).for_each(|head| assert!(tail.follow(head)));
+            done.send(()).unwrap();
+        });
+        for _ in 0..3 {
+            finished.recv_timeout(Duration::from_secs(60)).expect("nobody waits for ever");
+        }
     }
 }

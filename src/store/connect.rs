@@ -84,7 +84,7 @@ impl Database {
     /// A connection of its own as the user of the URL: it owns the tables, holds
     /// the advisory locks, and may end other sessions of the same user.
     pub async fn connect_owner(&self) -> Result<PgConnection, Error> {
-        connect(&self.options).await
+        connect(&self.options.clone().options(WATCHED)).await
     }
 
     /// Brings the schema up to this release.
@@ -121,16 +121,18 @@ fn new_process_id() -> Uuid {
 /// A session that serves: may not change the log, and never sits in a
 /// transaction or on a dead client for long.
 fn serving(options: &PgConnectOptions) -> PgConnectOptions {
-    options.clone().options([
-        ("role", SERVING_ROLE),
-        ("idle_in_transaction_session_timeout", "10s"),
-        ("client_connection_check_interval", "2s"),
-        ("tcp_keepalives_idle", "5"),
-        ("tcp_keepalives_interval", "2"),
-        ("tcp_keepalives_count", "3"),
-        ("tcp_user_timeout", "10s"),
-    ])
+    options.clone().options([("role", SERVING_ROLE), ("idle_in_transaction_session_timeout", "10s")]).options(WATCHED)
 }
+
+/// A session whose client is gone ends by itself, and with it its locks: within
+/// seconds, where half-open connections would live for hours.
+const WATCHED: [(&str, &str); 5] = [
+    ("client_connection_check_interval", "2s"),
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "10s"),
+];
 
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
     match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {

@@ -112,3 +112,32 @@ async fn a_body_that_takes_too_long_is_408_and_leaves_the_key_free() {
     assert_eq!(client.head().await, head, "nothing was recorded");
     assert!(!client.pay("slow", &payment("alice", "bob", 7)).await.is(201).is_replay());
 }
+
+/// A database that accepts and says nothing, as one does that is far away or recovers.
+#[tokio::test]
+async fn while_it_starts_it_lives_and_is_not_ready() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let database = format!("postgres://x@{}/x?sslmode=disable", silent.local_addr().unwrap());
+    let address = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let mut process = tokio::process::Command::new(env!("CARGO_BIN_EXE_steelyard"))
+        .args(["serve", "--listen", &address.to_string(), "--database-url", &database])
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let client = Client::new(&format!("http://{address}"));
+    eventually("it lives", async || reqwest::get(format!("http://{address}/livez")).await.is_ok()).await;
+    client.get("//livez").await.is(200);
+    let not_ready = client.get("//readyz").await;
+    assert_eq!(
+        (not_ready.status, not_ready.body["detail"].as_str()),
+        (503, Some("starting: waiting for the database"))
+    );
+    assert_eq!(not_ready.header("retry-after"), Some("1"));
+    assert_eq!(client.pay("k", &payment("a", "b", 1)).await.status, 503);
+    process.kill().await.unwrap();
+}
