@@ -63,6 +63,7 @@ async fn any_worker_answers_any_request() {
     assert_eq!(replica.get("//v1/cluster").await.is(200).body["workers"].as_array().unwrap().len(), 2);
 
     first.close().await;
+    second.reaches(&Status::Serving).await;
     replica.get("//readyz").await.is(200);
     let again = replica.pay("k", &payment("bank", "alice", 5)).await.is(201);
     assert!(again.is_replay() && again.text == paid.text);
