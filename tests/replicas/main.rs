@@ -37,6 +37,8 @@ const ROUNDS_PER_DATABASE: u64 = 10;
 const CLIENTS: u32 = 6;
 /// Longer than a worker may be silent before it counts as gone.
 const FROZEN: Duration = Duration::from_millis(6_500);
+/// Longer than a request waits for its answer, shorter than HAProxy does: what thaws can only say that it does not know.
+const FROZEN_LONG: Duration = Duration::from_millis(10_500);
 
 /// What a round does to the replicas.
 #[derive(Clone, Copy, Debug)]
@@ -320,7 +322,7 @@ async fn killing_or_freezing_the_sequencers_worker_fails_no_request() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let which = replicas.sequencer().await;
     replicas.processes[which].as_ref().unwrap().stop_or_continue(false);
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(FROZEN_LONG).await;
     replicas.processes[which].as_ref().unwrap().stop_or_continue(true);
     let (_, gap) = steady.end().await;
     println!("SIGSTOP of the sequencer's worker: none failed, longest gap {gap:?}");
