@@ -15,6 +15,7 @@ use super::{ClaimState, Renewals};
 use crate::clock::Clock;
 use crate::ledger::LedgerName;
 use crate::projector::{self, Checkpoints};
+use crate::sequencer::load::WarmUp;
 use crate::sequencer::{self, Handle, Tail};
 use crate::store::ledgers::LedgerRow;
 use crate::store::{Database, LedgerId, Shard};
@@ -30,6 +31,8 @@ pub struct Ledger {
     pub claim: watch::Sender<ClaimState>,
     /// Whether this worker sequences the ledger at this moment.
     pub serving: watch::Receiver<bool>,
+    /// Reads the ledger ahead of its being handed over to this worker.
+    pub warm_up: Arc<WarmUp>,
     /// The shards that this worker projects at this moment.
     pub projecting: watch::Receiver<projector::service::ShardClaims>,
     /// When the oldest event that is not projected was recorded.
@@ -111,12 +114,14 @@ impl Ledgers {
         let (handle, queue) = Handle::new();
         let (claim, claim_of_service) = watch::channel(ClaimState::Waiting);
         let (serving_of_service, serving) = watch::channel(false);
+        let (loading_of_service, loading) = watch::channel(false);
         let (oldest_of_service, oldest) = watch::channel(None);
         let (acting, projecting) = watch::channel(projector::service::ShardClaims::default());
         let (forward, to_forward) = mpsc::channel(forward::WAITING_MAX);
         let tail = Arc::new(Tail::new());
         let checkpoints = Arc::new(Checkpoints::new(*shard_count));
         let name: Arc<str> = Arc::from(row.name.as_str());
+        let warm_up = Arc::new(WarmUp::new(database.clone(), row.ledger_id, *shard_count));
         let sequencer = sequencer::service::Service {
             ledger_id: row.ledger_id,
             ledger: Arc::clone(&name),
@@ -129,6 +134,8 @@ impl Ledgers {
             claim: claim_of_service,
             renewals: renewals.clone(),
             serving: serving_of_service,
+            loading: loading_of_service,
+            warm_up: Arc::clone(&warm_up),
             forward,
         };
         let forwarder = forward::Forwarder {
@@ -157,6 +164,7 @@ impl Ledgers {
             tail: Arc::clone(&tail),
             checkpoints: Arc::clone(&checkpoints),
             claims: shard_claims.clone(),
+            loading,
             renewals: renewals.clone(),
             clock: Arc::clone(clock),
             pressure: handle.pressure(),
@@ -176,6 +184,7 @@ impl Ledgers {
             checkpoints,
             claim,
             serving,
+            warm_up,
             projecting,
             oldest,
         })

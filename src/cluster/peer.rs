@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
 use axum::{Router, response::IntoResponse, response::Response};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::Ledgers;
 use super::wire::{AnswerForm, Reply, Request, UnavailableForm, VERSION};
 use crate::sequencer::Unavailable;
+use crate::store::LedgerId;
 
 /// Time for a connection to another worker; it is near, or it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -26,11 +27,14 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// A word that something has changed is worth no longer a wait.
 const NUDGE_TIMEOUT: Duration = Duration::from_millis(500);
+/// What a peak has deferred is read in four seconds. The other serves meanwhile, but is not to wait for ever.
+pub const WARM_UP_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bytes of one frame: a batch of 10,000 payments with everything in it.
 const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const SUBMIT: &str = "/internal/v1/submit";
 const NUDGE: &str = "/internal/v1/nudge";
+const WARM_UP: &str = "/internal/v1/ledgers/{ledger_id}/warm-up";
 
 /// Why a worker gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +101,19 @@ impl Peers {
         postcard::from_bytes(&body).map_err(|error| PeerError::Lost(error.to_string()))
     }
 
+    /// Asks a worker to read a ledger that it is about to take over, and waits until it has.
+    ///
+    /// # Errors
+    /// It has not: it will have to read more once it holds the claim.
+    pub async fn warm_up(&self, url: &str, ledger_id: LedgerId) -> Result<(), PeerError> {
+        let url = format!("{url}{}", WARM_UP.replace("{ledger_id}", &ledger_id.to_string()));
+        let answer = self.http.post(url).bearer_auth(&self.secret).timeout(WARM_UP_TIMEOUT).send().await;
+        match answer.map_err(PeerError::Unreachable)?.status() {
+            StatusCode::NO_CONTENT => Ok(()),
+            status => Err(PeerError::Refused(status)),
+        }
+    }
+
     /// Tells a worker that claims have changed. Only a hint: it looks by itself too.
     pub async fn nudge(&self, url: &str) {
         let nudge = self.http.post(format!("{url}{NUDGE}")).bearer_auth(&self.secret).timeout(NUDGE_TIMEOUT).send();
@@ -119,8 +136,26 @@ pub fn router(internal: Internal) -> Router {
     Router::new()
         .route(SUBMIT, post(submit))
         .route(NUDGE, post(nudge))
+        .route(WARM_UP, post(warm_up))
         .layer(axum::extract::DefaultBodyLimit::max(FRAME_BYTES_MAX))
         .with_state(internal)
+}
+
+/// Answers once the ledger has been read, or could not be.
+async fn warm_up(State(internal): State<Internal>, headers: HeaderMap, Path(ledger_id): Path<LedgerId>) -> StatusCode {
+    if !internal.admits(&headers) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    let Some(ledger) = internal.ledgers.all().into_iter().find(|ledger| ledger.ledger_id == ledger_id) else {
+        return StatusCode::NOT_FOUND;
+    };
+    match ledger.warm_up.run().await {
+        Ok(()) => StatusCode::NO_CONTENT,
+        Err(error) => {
+            tracing::info!(ledger = %ledger.name, %error, "could not be read ahead of a takeover");
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
 }
 
 async fn nudge(State(internal): State<Internal>, headers: HeaderMap) -> StatusCode {

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use metrics::{counter, gauge};
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -73,8 +73,10 @@ struct Held {
     /// Of those, the ones that are being given back: nobody here works with them
     /// any more, or is about to stop.
     leaving: BTreeSet<Unit>,
+    /// The ledgers that their next holders are reading at the moment, while we go on.
+    warming: BTreeMap<Unit, JoinHandle<()>>,
     /// Where the other workers that live take requests.
-    others: Vec<Arc<str>>,
+    others: BTreeMap<Uuid, Arc<str>>,
     /// Words to them that are on their way.
     nudges: JoinSet<()>,
     heartbeat_at: Instant,
@@ -143,7 +145,8 @@ impl Session {
             worker_id,
             epochs: BTreeMap::new(),
             leaving: BTreeSet::new(),
-            others: Vec::new(),
+            warming: BTreeMap::new(),
+            others: BTreeMap::new(),
             nudges: JoinSet::new(),
             heartbeat_at: Instant::now(),
             draining: false,
@@ -212,7 +215,9 @@ impl Session {
         let staying = held.epochs.keys().filter(|unit| !held.leaving.contains(unit) && elsewhere(unit)).copied();
         let (sequencers, shards): (Vec<Unit>, Vec<Unit>) = staying.partition(|unit| matches!(unit, Unit::Sequencer(_)));
         let shards = shards.into_iter().take(shards_max.saturating_sub(shards_leaving));
-        let leaving: Vec<Unit> = sequencers.into_iter().chain(shards).collect();
+        held.warming.retain(|unit, _| elsewhere(unit));
+        let sequencers = sequencers.into_iter().filter(|unit| self.next_is_warm(held, *unit, assigned.get(unit)));
+        let leaving: Vec<Unit> = sequencers.collect::<Vec<_>>().into_iter().chain(shards).collect();
         if !leaving.is_empty() {
             tracing::info!(units = leaving.len(), "giving units to other workers");
             held.leaving.extend(leaving);
@@ -225,11 +230,32 @@ impl Session {
         }
         claims::release(&mut held.conn, held.worker_id, &quiet).await?;
         for unit in &quiet {
+            held.warming.remove(unit);
             held.leaving.remove(unit);
             held.epochs.remove(unit);
         }
         self.nudge(held);
         Ok(())
+    }
+
+    /// Whether the next holder of a sequencer has read its ledger, or could not. Asks
+    /// for it first, so that clients wait for a batch and not for a load.
+    fn next_is_warm(&self, held: &mut Held, unit: Unit, next: Option<&Uuid>) -> bool {
+        if let Some(warming) = held.warming.get(&unit) {
+            return warming.is_finished();
+        }
+        let (Unit::Sequencer(ledger_id), Some(url)) = (unit, next.and_then(|next| held.others.get(next))) else {
+            return true;
+        };
+        let (peers, url, look_again) = (self.peers.clone(), Arc::clone(url), Arc::clone(&self.look_again));
+        let warming = tokio::spawn(async move {
+            if let Err(error) = peers.warm_up(&url, ledger_id).await {
+                tracing::info!(ledger_id, %error, "the next holder of a ledger could not read it ahead");
+            }
+            look_again.notify_one();
+        });
+        held.warming.insert(unit, warming);
+        false
     }
 
     /// Whether nothing here works with the unit any more.
@@ -269,7 +295,7 @@ impl Session {
 
     /// Tells the other workers to look again.
     fn nudge(&self, held: &mut Held) {
-        for url in &held.others {
+        for url in held.others.values() {
             let (peers, url) = (self.peers.clone(), Arc::clone(url));
             held.nudges.spawn(async move { peers.nudge(&url).await });
         }
@@ -292,7 +318,7 @@ impl Session {
                 Unit::Projector(_) => None,
             })
             .collect();
-        held.others = urls.into_values().collect();
+        held.others = urls;
         if **self.routes.borrow() != routes {
             self.routes.send_replace(Arc::new(routes));
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::forward::Routes;
 use super::ledgers::Shared;
-use super::peer::{Internal, Peers};
+use super::peer::{Internal, Peers, WARM_UP_TIMEOUT};
 use super::session::Session;
 use super::{Ledgers, Renewals};
 use crate::clock::Clock;
@@ -20,8 +20,9 @@ use crate::projector::service::ShardClaims;
 use crate::store::claims::Registration;
 use crate::store::{self, Database, Error};
 
-/// How long a worker that stops waits for the others to take over. They need a tenth of it.
-const HAND_OVER_MAX: Duration = Duration::from_secs(3);
+/// How long a worker that stops waits for the others to take over: for them to read
+/// ahead what a peak has deferred, and then some. Without a peak they need a tenth of a second.
+const HAND_OVER_MAX: Duration = WARM_UP_TIMEOUT.saturating_add(Duration::from_secs(2));
 
 /// What the worker is doing, as `/readyz` tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,8 +49,24 @@ pub type SharedApp = Arc<App>;
 
 /// A JSON answer that reflects the log.
 pub fn answer(status: StatusCode, body: &impl Serialize, position: Option<Position>, replayed: bool) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(json) => with_json(status, json, position, replayed),
+    answer_of_size(ANSWER_BYTES, status, body, position, replayed)
+}
+
+/// What a single payment's answer fits into.
+const ANSWER_BYTES: usize = 512;
+
+/// The same, of about so many bytes: an answer to thousands of items would be
+/// copied several times while it grows.
+pub fn answer_of_size(
+    bytes: usize,
+    status: StatusCode,
+    body: &impl Serialize,
+    position: Option<Position>,
+    replayed: bool,
+) -> Response {
+    let mut json = Vec::with_capacity(bytes);
+    match serde_json::to_writer(&mut json, body) {
+        Ok(()) => with_json(status, json, position, replayed),
         Err(error) => {
             tracing::error!(%error, "an answer could not be written");
             Problem::new(Code::InternalError, "the answer could not be written").into_response()

@@ -21,7 +21,7 @@ use crate::store::rows::{AccountRow, EntryRow, Owner, RejectionRow};
 use crate::store::{self, Epoch, Error, LedgerId, Shard};
 
 /// Events read at a time: some 5 MB, and a few dozen milliseconds.
-const PAGE_EVENTS: i64 = 10_000;
+const PAGE_EVENTS: u64 = 10_000;
 /// Pages that wait, so that reading and decoding never wait for writing for long.
 const PAGES_AHEAD: usize = 3;
 
@@ -353,13 +353,15 @@ impl ReadAhead {
         let (sender, pages) = mpsc::channel(PAGES_AHEAD);
         let task = tokio::spawn(async move {
             while after < to {
-                let page = read_logged(&mut conn, ledger_id, after, to, PAGE_EVENTS).await;
-                let last = page.as_ref().ok().and_then(|page| page.last()).map(|logged| logged.event.position);
-                if sender.send(page).await.is_err() {
+                let page_to = to.min(after + PAGE_EVENTS);
+                let page = read_logged(&mut conn, ledger_id, after, page_to).await;
+                let failed = page.is_err();
+                // A page that the log does not have is a hole: what follows on it tells.
+                let missing = page.as_ref().is_ok_and(Vec::is_empty);
+                if (!missing && sender.send(page).await.is_err()) || failed {
                     break;
                 }
-                let Some(last) = last else { break };
-                after = last;
+                after = page_to;
             }
             conn
         });
@@ -369,7 +371,7 @@ impl ReadAhead {
     /// The next page; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Vec<Logged>>, Error> {
         match self.pages.recv().await {
-            Some(page) => page.map(|page| (!page.is_empty()).then_some(page)),
+            Some(page) => page.map(Some),
             None => Ok(None),
         }
     }

@@ -505,9 +505,9 @@ impl Ledger {
             Stored { ledger_id, account_id: account.id, table, lines: Vec::new().into_iter(), after: (0, -1) };
         let (mut after, to) = (account.id, checkpoint(&self.checkpoints, account.shard).min(self.head));
         while after < to {
-            let page = events::read_logged(&mut *conn, ledger_id, after, to, SEARCH_PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = last.event.position;
+            let page_to = to.min(after + SEARCH_PAGE as u64);
+            let page = events::read_logged(&mut *conn, ledger_id, after, page_to).await?;
+            after = page_to;
             for expected in page.iter().flat_map(|logged| lines(account.owner(ledger_id), &logged.event, table)) {
                 match stored.next(conn).await? {
                     Some(found) if found == expected => {}

@@ -25,6 +25,7 @@ use tokio::task::JoinHandle;
 
 use super::append::{APPENDS_MAX, Appends, Ended, InFlight, ended};
 use super::keys::RecentKeys;
+use super::load::Loaded;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
 use crate::clock::{Clock, IdSource, recorded_at};
 use crate::failpoint::failpoint;
@@ -178,31 +179,21 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads what a sequencer must know: the head, the assets, the events that
-    /// projections do not reflect yet, and the keys that were used last.
+    /// Loads what a sequencer must know, or what is missing in `warm`.
     ///
     /// The claim's epoch has been raised before, so nothing of an older holder
     /// can still be committed behind this read.
     pub async fn load(
         context: Context,
         claim: &Claim,
-        mut append_conns: [PgConnection; APPENDS_MAX],
+        append_conns: [PgConnection; APPENDS_MAX],
         prefetch_conn: PgConnection,
+        warm: Option<Loaded>,
     ) -> Result<Self, Error> {
         let ledger_id = context.ledger_id;
-        let [conn, ..] = &mut append_conns;
-        let mut book = Book::default();
-        for asset in loaded(store::ledgers::assets(&mut *conn, ledger_id)).await? {
-            book.load_asset(asset.code, asset.scale);
-        }
-        let head = loaded(store::events::head(&mut *conn, ledger_id)).await?;
-        let (head, last_recorded_at) = head.unwrap_or((0, DateTime::UNIX_EPOCH));
-        load_tail(&context, &mut *conn, &mut book, head).await?;
-        let mut keys = RecentKeys::default();
-        let recent = loaded(store::events::recent_keys(&mut *conn, ledger_id, head, RECENT_KEYS_LOADED)).await?;
-        for key in recent {
-            keys.insert(store::keys::hash(&key));
-        }
+        let loaded = warm.unwrap_or_default();
+        let (loaded, append_conns) = loaded.read_on(ledger_id, context.shard_count, append_conns, 0).await?;
+        let Loaded { book, keys, head, last_recorded_at, .. } = loaded;
         context.tail.reset(head);
         Ok(Self {
             appends: Appends::new(context.database.clone(), ledger_id, claim.epoch, append_conns),
@@ -397,6 +388,10 @@ impl Engine {
     /// Decides a request into the open batch.
     fn decide(&mut self, submission: Submission) -> Result<(), ExitReason> {
         let start = (self.book.mark(), self.open.events.len(), self.open.keys.len(), self.head);
+        // A large batch at once: growing to it would copy its events several times.
+        let items = submission.work.items();
+        self.open.events.reserve(items);
+        self.open.keys.reserve(items);
         let decided = catch_unwind(AssertUnwindSafe(|| self.decide_work(&submission.work)));
         let outcomes = match decided {
             Ok(outcomes) => outcomes,
@@ -686,74 +681,6 @@ impl Engine {
 
 /// Name of the unique index that has the last word on keys.
 const KEYS_CONSTRAINT: &str = "idempotency_keys_pkey";
-/// Keys read back when a sequencer starts: what clients of the last seconds may retry.
-const RECENT_KEYS_LOADED: u64 = 50_000;
-/// Events read at a time when a sequencer starts.
-const LOAD_PAGE: i64 = 10_000;
-
-/// One statement of a load takes some tenths of a second at most; one that takes
-/// longer than this has lost its connection. How many there are, the lag bounds.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
-
-async fn loaded<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    store::error::within(LOAD_TIMEOUT, "loading the ledger took too long", statement).await
-}
-
-/// Brings into the book every account that the log has touched since its
-/// projection: its row in `balances` is not exact yet. Legs state the balance
-/// they leave behind, so the last one of each account is its state.
-///
-/// These are as many accounts as the events behind the checkpoints touch, even if
-/// that is more than memory is to hold: none of their rows may be relied upon.
-/// The holder before this one could let none of them go for the same reason, and
-/// the projectors bound them: a peak defers them by [`PEAK_LAG_MAX`] events at
-/// most, which is a million legs, some 400 MB if each were of another account.
-/// They go as the checkpoints move on, like all others.
-///
-/// [`PEAK_LAG_MAX`]: crate::projector::service::PEAK_LAG_MAX
-async fn load_tail(context: &Context, conn: &mut PgConnection, book: &mut Book, head: Position) -> Result<(), Error> {
-    let ledger_id = context.ledger_id;
-    let checkpoints = loaded(store::projections::checkpoints(&mut *conn, ledger_id)).await?;
-    let Some(mut after) = checkpoints.iter().map(|(_, position)| *position).min() else { return Ok(()) };
-    let mut touched: hashbrown::HashMap<AccountCode, crate::ledger::Balance> = hashbrown::HashMap::new();
-    while after < head {
-        let page = loaded(store::events::read_events(&mut *conn, ledger_id, after, LOAD_PAGE)).await?;
-        let Some(last) = page.last() else { break };
-        after = last.position;
-        for event in page {
-            match &event.fact {
-                Fact::TransactionPosted(transaction) => {
-                    for leg in &transaction.legs {
-                        touched.insert(leg.account.clone(), leg.after);
-                    }
-                }
-                Fact::AccountOpened { .. } => {
-                    book.apply(&event).map_err(contradiction(event.position))?;
-                }
-                Fact::AssetDefined { .. } | Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
-            }
-        }
-    }
-    let codes: Vec<&AccountCode> = touched.keys().filter(|code| !book.contains(code)).collect();
-    for chunk in codes.chunks(LOAD_PAGE as usize) {
-        let shards: Vec<Shard> =
-            chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), context.shard_count)).collect();
-        let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
-        for account in loaded(store::projections::load_accounts(conn, ledger_id, &shards, &chunk)).await? {
-            book.load_account(account);
-        }
-    }
-    book.settle(book.mark());
-    for (code, balance) in touched {
-        book.set_balance(&code, balance);
-    }
-    Ok(())
-}
-
-fn contradiction(position: Position) -> impl FnOnce(crate::ledger::book::Contradiction) -> Error {
-    move |error| Error::Corrupt { position, detail: error.to_string() }
-}
-
 fn accounts(work: &Work) -> Box<dyn Iterator<Item = &AccountCode> + '_> {
     match work {
         Work::Each(items) => Box::new(items.iter().flat_map(|item| item.command.accounts())),

@@ -5,46 +5,40 @@
 //! would cost a third of an append, so it is done only for a while after the
 //! index has found one, because old keys come back in bursts.
 
-use std::collections::VecDeque;
-
 use hashbrown::HashSet;
 
-/// Keys that memory keeps: some 40 MB, a minute of a busy ledger, which is when
-/// clients retry.
-const RECENT_KEYS_MAX: usize = 500_000;
+/// Keys of one generation, what a table of 2^19 places holds: with the one before
+/// 18 MB, half a minute of a busy ledger and more, which is when clients retry.
+const GENERATION_KEYS_MAX: usize = 450_000;
 
+/// Two generations: when the younger is full, the older is forgotten. So a key
+/// stays for one generation at least, and none is ever looked for to be removed.
 #[derive(Debug, Default)]
 pub struct RecentKeys {
-    known: HashSet<[u8; 16]>,
-    order: VecDeque<[u8; 16]>,
+    young: HashSet<[u8; 16]>,
+    old: HashSet<[u8; 16]>,
 }
 
 impl RecentKeys {
     pub fn contains(&self, hash: &[u8; 16]) -> bool {
-        self.known.contains(hash)
+        self.young.contains(hash) || self.old.contains(hash)
     }
 
-    /// Remembers a key; the oldest makes room.
+    /// Remembers a key; when there is no room, the oldest go.
     pub fn insert(&mut self, hash: [u8; 16]) {
-        if self.known.insert(hash) {
-            self.order.push_back(hash);
-            if self.order.len() > RECENT_KEYS_MAX
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
+        if self.young.len() >= GENERATION_KEYS_MAX {
+            std::mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
         }
+        self.young.insert(hash);
     }
 
     /// Takes back keys whose batch was not committed.
     pub fn remove_all(&mut self, hashes: impl Iterator<Item = [u8; 16]>) {
-        let mut any = false;
         for hash in hashes {
-            any |= self.known.remove(&hash);
-        }
-        if any {
-            let known = &self.known;
-            self.order.retain(|hash| known.contains(hash));
+            if !self.young.remove(&hash) {
+                self.old.remove(&hash);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@
 mod append;
 pub mod engine;
 pub mod keys;
+pub mod load;
 pub mod service;
 pub mod tail;
 

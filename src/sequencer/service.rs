@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Context, Engine, Exit, ExitReason, Unknown};
+use super::load::WarmUp;
 use super::{Claim, Submission, Tail, Unavailable};
 use crate::clock::Clock;
 use crate::cluster::{ClaimState, Renewals};
@@ -41,6 +42,10 @@ pub struct Service {
     pub renewals: Renewals,
     /// Whether an engine is serving.
     pub serving: watch::Sender<bool>,
+    /// Whether one is loading, for which requests wait.
+    pub loading: watch::Sender<bool>,
+    /// What has been read of the ledger ahead of the claim.
+    pub warm_up: Arc<WarmUp>,
     /// The way to the worker that sequences the ledger when this one does not.
     pub forward: mpsc::Sender<Submission>,
 }
@@ -65,6 +70,7 @@ impl Service {
             // it was writing, the next epoch waits out.
             let served = AssertUnwindSafe(self.serve(&claim, &mut queue, &mut waiting)).catch_unwind().await;
             self.serving.send_replace(false);
+            self.loading.send_replace(false);
             match served.unwrap_or(Ok(ExitReason::Panicked)) {
                 Ok(ExitReason::Cancelled) => {}
                 Ok(reason) => {
@@ -111,7 +117,10 @@ impl Service {
             tokio::select! {
                 changed = self.claim.changed() => changed.ok()?,
                 Some(submission) = queue.recv() => waiting.requests.push_back(submission),
-                _ = tick.tick() => expire(waiting),
+                _ = tick.tick() => {
+                    self.warm_up.expire();
+                    expire(waiting);
+                }
             }
         }
     }
@@ -172,9 +181,11 @@ impl Service {
             checkpoints: Arc::clone(&self.checkpoints),
             clock: Arc::clone(&self.clock),
         };
-        let load = Engine::load(context, claim, append_conns, prefetch_conn);
-        let loaded = meanwhile(load, &claim.lost, queue, waiting).await?;
-        let Some(engine) = loaded else { return Ok(ExitReason::Cancelled) };
+        self.loading.send_replace(true);
+        let load = Engine::load(context, claim, append_conns, prefetch_conn, self.warm_up.take());
+        let loaded = meanwhile(load, &claim.lost, queue, waiting).await;
+        self.loading.send_replace(false);
+        let Some(engine) = loaded? else { return Ok(ExitReason::Cancelled) };
         tracing::info!(ledger = %self.ledger, epoch = claim.epoch, head = self.tail.head(), "sequencing");
         self.serving.send_replace(true);
         let Exit { reason, unknown, waiting: requests } =

@@ -84,7 +84,7 @@ impl Database {
     /// A connection of its own as the user of the URL: it owns the tables, holds
     /// the advisory locks, and may end other sessions of the same user.
     pub async fn connect_owner(&self) -> Result<PgConnection, Error> {
-        connect(&self.options.clone().options(WATCHED)).await
+        connect(&self.options.clone().options(SESSION)).await
     }
 
     /// Brings the schema up to this release.
@@ -121,12 +121,16 @@ fn new_process_id() -> Uuid {
 /// A session that serves: may not change the log, and never sits in a
 /// transaction or on a dead client for long.
 fn serving(options: &PgConnectOptions) -> PgConnectOptions {
-    options.clone().options([("role", SERVING_ROLE), ("idle_in_transaction_session_timeout", "10s")]).options(WATCHED)
+    options.clone().options([("role", SERVING_ROLE), ("idle_in_transaction_session_timeout", "10s")]).options(SESSION)
 }
 
 /// A session whose client is gone ends by itself, and with it its locks: within
-/// seconds, where half-open connections would live for hours.
-const WATCHED: [(&str, &str); 5] = [
+/// seconds, where half-open connections would live for hours. And its statements go
+/// through indexes in their order: while statistics are older than the growth of the
+/// log, the planner would rather collect its rows in a bitmap and sort them, for a
+/// page of the log all of the rest.
+const SESSION: [(&str, &str); 6] = [
+    ("enable_bitmapscan", "off"),
     ("client_connection_check_interval", "2s"),
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),

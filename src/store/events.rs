@@ -360,7 +360,9 @@ macro_rules! row {
     };
 }
 
-/// Up to `limit` rows after `after`, in order.
+/// Up to `limit` rows after `after`, in order: those of the `limit` positions that
+/// follow. The bound is in the statement, or a planner whose statistics are older
+/// than the log's growth would read and sort all of the rest.
 ///
 /// # Errors
 /// [`Error::Hole`] when a position is missing: nobody may read past it.
@@ -375,13 +377,12 @@ pub async fn read(
         SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
                payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
         FROM events
-        WHERE ledger_id = $1 AND position > $2
+        WHERE ledger_id = $1 AND position > $2 AND position <= $3
         ORDER BY position
-        LIMIT $3
         "#,
         ledger_id,
         after as i64,
-        limit
+        (after as i64).saturating_add(limit)
     )
     .fetch_all(executor)
     .await?;
@@ -411,14 +412,13 @@ pub struct Logged {
     pub epoch: Epoch,
 }
 
-/// Up to `limit` events after `after` and up to `to`, in order, as they are:
-/// it is the caller who looks for holes.
+/// The events after `after` and up to `to`, in order, as they are: it is the
+/// caller who looks for holes.
 pub async fn read_logged(
     executor: impl PgExecutor<'_>,
     ledger_id: LedgerId,
     after: Position,
     to: Position,
-    limit: i64,
 ) -> Result<Vec<Logged>, Error> {
     let rows = sqlx::query!(
         r#"
@@ -427,12 +427,10 @@ pub async fn read_logged(
         FROM events
         WHERE ledger_id = $1 AND position > $2 AND position <= $3
         ORDER BY position
-        LIMIT $4
         "#,
         ledger_id,
         after as i64,
-        to as i64,
-        limit
+        to as i64
     )
     .fetch_all(executor)
     .await?;

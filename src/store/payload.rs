@@ -4,6 +4,10 @@
 //! bytes are a contract; read with serde. What is usual is left out: an asset
 //! that all legs share stands once beside them, a credit-normal account and
 //! zero pending amounts are not mentioned.
+//!
+//! Members stand in the order in which `jsonb` keeps them, shorter names first
+//! and then by their bytes, which spares PostgreSQL the sorting: a quarter of its
+//! reading of a payload. And an event reads the same from memory and from the log.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -41,10 +45,10 @@ pub fn write(fact: &Fact, out: &mut String) {
             _ = write!(out, r#"{{"asset":"{code}","scale":{scale}}}"#);
         }
         Fact::AccountOpened { code, asset, normal, limits, metadata } => {
-            _ = write!(out, r#"{{"account":"{code}","asset":"{asset}","normal":"{}""#, normal.as_str());
-            write_amount(out, "min_balance", limits.min_balance);
-            write_amount(out, "max_balance", limits.max_balance);
+            _ = write!(out, r#"{{"asset":"{asset}","normal":"{}","account":"{code}""#, normal.as_str());
             write_metadata(out, metadata.as_deref());
+            write_amount(out, "max_balance", limits.max_balance);
+            write_amount(out, "min_balance", limits.min_balance);
             out.push('}');
         }
         Fact::TransactionPosted(transaction) => write_transaction(out, transaction),
@@ -55,52 +59,71 @@ pub fn write(fact: &Fact, out: &mut String) {
 
 fn write_transaction(out: &mut String, transaction: &Transaction) {
     let shared = shared_asset(transaction.legs.iter().map(|leg| &leg.asset));
-    write_opening(out, transaction.kind, shared);
-    let mut digits = itoa::Buffer::new();
+    out.push('{');
+    write_kind(out, transaction.kind);
     for (index, leg) in transaction.legs.iter().enumerate() {
         let Leg { account, account_id, normal, side, amount, asset, after } = leg;
-        write_leg(out, index, account, *account_id, *side, *amount);
+        write_side(out, index, *side);
         if shared.is_none() {
             write_text(out, "asset", asset.as_str());
         }
+        write_integer(out, "amount", *amount);
+        write_integer(out, "debits", after.debits_posted);
         if *normal == Side::Debit {
             out.push_str(r#","normal":"debit""#);
         }
-        write_integer(out, "debits", after.debits_posted);
+        write_text(out, "account", account.as_str());
         write_integer(out, "credits", after.credits_posted);
+        write_number(out, "version", after.version);
+        write_number(out, "account_id", *account_id);
         if !after.debits_pending.is_zero() {
             write_integer(out, "debits_pending", after.debits_pending);
         }
         if !after.credits_pending.is_zero() {
             write_integer(out, "credits_pending", after.credits_pending);
         }
-        out.push_str(r#","version":"#);
-        out.push_str(digits.format(after.version));
         out.push('}');
     }
     out.push(']');
-    write_notes(out, transaction.reference.as_deref(), transaction.description.as_deref());
+    if let Some(asset) = shared {
+        write_text(out, "asset", asset.as_str());
+    }
     write_metadata(out, transaction.metadata.as_deref());
+    write_note(out, "reference", transaction.reference.as_deref());
+    write_note(out, "description", transaction.description.as_deref());
     out.push('}');
 }
 
 fn write_rejected(out: &mut String, rejected: &RejectedTransaction, item: Option<usize>) {
     let RejectedTransaction { request, account_ids, reason } = rejected;
     let shared = shared_asset(request.legs.iter().map(|leg| &leg.asset));
-    write_opening(out, request.kind, shared);
+    out.push('{');
+    if let Some(item) = item {
+        _ = write!(out, r#""item":{item},"#);
+    }
+    write_kind(out, request.kind);
     for (index, (leg, account_id)) in request.legs.iter().zip(account_ids).enumerate() {
-        write_leg(out, index, &leg.account, *account_id, leg.side, leg.amount);
+        write_side(out, index, leg.side);
         if shared.is_none() {
             write_text(out, "asset", leg.asset.as_str());
         }
+        write_integer(out, "amount", leg.amount);
+        write_text(out, "account", leg.account.as_str());
+        write_number(out, "account_id", *account_id);
         out.push('}');
     }
-    _ = write!(out, r#"],"rejection":{{"code":"{}","account":"{}""#, reason.code(), reason.account());
+    out.push(']');
+    if let Some(asset) = shared {
+        write_text(out, "asset", asset.as_str());
+    }
+    write_metadata(out, request.metadata.as_deref());
+    write_note(out, "reference", request.reference.as_deref());
+    _ = write!(out, r#","rejection":{{"code":"{}","account":"{}""#, reason.code(), reason.account());
     match reason {
         Rejection::AccountClosed { .. } | Rejection::AccountFrozen { .. } => {}
         Rejection::InsufficientFunds { available, would_be, min_balance, .. } => {
-            write_integer(out, "available", *available);
             write_integer(out, "would_be", *would_be);
+            write_integer(out, "available", *available);
             write_integer(out, "min_balance", *min_balance);
         }
         Rejection::BalanceLimitExceeded { would_be, max_balance, .. } => {
@@ -109,36 +132,30 @@ fn write_rejected(out: &mut String, rejected: &RejectedTransaction, item: Option
         }
     }
     out.push('}');
-    if let Some(item) = item {
-        _ = write!(out, r#","item":{item}"#);
-    }
-    write_notes(out, request.reference.as_deref(), request.description.as_deref());
-    write_metadata(out, request.metadata.as_deref());
+    write_note(out, "description", request.description.as_deref());
     out.push('}');
 }
 
-fn write_opening(out: &mut String, kind: Kind, shared: Option<&AssetCode>) {
-    out.push_str(r#"{"kind":""#);
-    out.push_str(kind.as_str());
-    out.push('"');
-    if let Some(asset) = shared {
-        write_text(out, "asset", asset.as_str());
+/// The kind, and the opening of the legs.
+fn write_kind(out: &mut String, kind: Kind) {
+    for part in [r#""kind":""#, kind.as_str(), r#"","legs":["#] {
+        out.push_str(part);
     }
-    out.push_str(r#","legs":["#);
 }
 
-fn write_leg(out: &mut String, index: usize, account: &AccountCode, id: Position, side: Side, amount: Amount) {
+fn write_side(out: &mut String, index: usize, side: Side) {
     if index > 0 {
         out.push(',');
     }
-    out.push_str(r#"{"account":""#);
-    out.push_str(account.as_str());
-    out.push_str(r#"","account_id":"#);
-    out.push_str(itoa::Buffer::new().format(id));
-    out.push_str(r#","side":""#);
-    out.push_str(side.as_str());
-    out.push('"');
-    write_integer(out, "amount", amount);
+    for part in [r#"{"side":""#, side.as_str(), "\""] {
+        out.push_str(part);
+    }
+}
+
+fn write_number(out: &mut String, name: &str, number: u64) {
+    for part in [",\"", name, "\":", itoa::Buffer::new().format(number)] {
+        out.push_str(part);
+    }
 }
 
 fn write_integer(out: &mut String, name: &str, amount: Amount) {
@@ -158,12 +175,12 @@ fn write_amount(out: &mut String, name: &str, amount: Option<Amount>) {
     }
 }
 
-fn write_notes(out: &mut String, reference: Option<&str>, description: Option<&str>) {
-    for (name, text) in [("reference", reference), ("description", description)] {
-        if let Some(text) = text {
-            _ = write!(out, r#","{name}":"#);
-            write_escaped(out, text);
+fn write_note(out: &mut String, name: &str, text: Option<&str>) {
+    if let Some(text) = text {
+        for part in [",\"", name, "\":"] {
+            out.push_str(part);
         }
+        write_escaped(out, text);
     }
 }
 

@@ -1,11 +1,14 @@
 //! The JSON of the log. Its bytes are a contract: what is written today is
 //! read by every later release, and by clients of `GET /events`.
 //!
-//! A snapshot that changes is a new schema version, or a mistake.
+//! A snapshot that changes is a new schema version, or a mistake; but for the order
+//! of members, which `jsonb` has of its own.
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use steelyard::ledger::{
     AccountCode, Amount, AssetCode, Balance, Fact, Kind, Leg, LegRequest, Limits, RejectedTransaction, Rejection, Side,
     Transaction, TransactionRequest,
@@ -34,7 +37,46 @@ fn check(name: &str, fact: &Fact) {
     let json = written(fact);
     assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok_and(|value| value.is_object()), "{json}");
     assert_eq!(read(fact.type_name(), &json).as_ref(), Ok(fact), "{json}");
+    members_in_the_order_of_jsonb(&json);
     insta::assert_snapshot!(name, json);
+}
+
+/// An object's members in the order in which they are written.
+struct Members(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ordered;
+        impl<'de> Visitor<'de> for Ordered {
+            type Value = Members;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                std::iter::from_fn(|| map.next_entry().transpose()).collect::<Result<_, _>>().map(Members)
+            }
+        }
+        deserializer.deserialize_map(Ordered)
+    }
+}
+
+/// Shorter names first, and then by their bytes; a client's metadata has its own order.
+/// Source: PostgreSQL's `lengthCompareJsonbString`.
+#[track_caller]
+fn members_in_the_order_of_jsonb(json: &str) {
+    let Members(members) = serde_json::from_str(json).unwrap();
+    let names: Vec<(usize, &str)> = members.iter().map(|(name, _)| (name.len(), name.as_str())).collect();
+    assert!(names.is_sorted(), "{names:?}");
+    for (name, value) in &members {
+        match name.as_str() {
+            "legs" => {
+                let legs: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap();
+                legs.iter().for_each(|leg| members_in_the_order_of_jsonb(leg.get()));
+            }
+            "rejection" => members_in_the_order_of_jsonb(value.get()),
+            _ => {}
+        }
+    }
 }
 
 fn shared(text: &str) -> Option<Arc<str>> {

@@ -3,6 +3,7 @@
 mod codec;
 mod fencing;
 mod keys;
+mod load;
 mod plans;
 #[path = "../support/mod.rs"]
 mod support;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::super::idempotency::{self, Route};
 use super::super::problem::{self, Code, FieldError, Problem};
 use super::super::wire::{self, PaymentBatchInput, PaymentInput, PaymentOutput};
-use super::super::{SharedApp, answer, body, params::InPath};
+use super::super::{SharedApp, answer, answer_of_size, body, params::InPath};
 use super::accounts::canonical_metadata;
 use super::ledger;
 use crate::cluster::Ledger;
@@ -28,6 +28,8 @@ use crate::telemetry::metric;
 
 /// Payments that one batch may hold.
 const BATCH_ITEMS_MAX: usize = 10_000;
+/// About the bytes of an item's result.
+const RESULT_BYTES: usize = 384;
 /// Bytes of a reference: an invoice number, an end-to-end id.
 pub const REFERENCE_BYTES_MAX: usize = 255;
 /// Bytes of a description: a line on a statement.
@@ -287,7 +289,9 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
             BatchResult { status: problem.code.status().as_u16(), payment: None, problem: Some(problem.body()) }
         }
     });
-    Ok(answer(StatusCode::OK, &BatchOutput { results: results.collect() }, Some(done.position), replayed))
+    let output = BatchOutput { results: results.collect() };
+    let bytes = RESULT_BYTES * output.results.len();
+    Ok(answer_of_size(bytes, StatusCode::OK, &output, Some(done.position), replayed))
 }
 
 /// One item of an independent batch.
