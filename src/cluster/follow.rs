@@ -10,6 +10,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::forward::Routes;
+use super::peer::Peers;
+use super::wire::{LogRequest, VERSION};
+use crate::ledger::{Event, Position};
 use crate::projector::Checkpoints;
 use crate::projector::service::ShardClaims;
 use crate::sequencer::Tail;
@@ -76,5 +80,33 @@ impl Follower {
             moved |= self.checkpoints.advance(checkpoints);
         }
         Ok(moved)
+    }
+}
+
+/// The log of a ledger in the memory of the worker that sequences it: so that
+/// PostgreSQL need not read, and write out as JSON, each event once more for each
+/// worker that projects it.
+pub struct Upstream {
+    pub ledger_id: LedgerId,
+    pub peers: Peers,
+    pub routes: watch::Receiver<Routes>,
+}
+
+impl Upstream {
+    /// Up to `limit` committed events that follow on `after` without a hole, if
+    /// another worker sequences the ledger and has them still.
+    pub async fn after(&self, after: Position, limit: usize) -> Option<Vec<Event>> {
+        let route = self.routes.borrow().get(&self.ledger_id).cloned()?;
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let request = LogRequest { version: VERSION, ledger_id: self.ledger_id, after, limit };
+        let events = match self.peers.log(&route.url, &request).await {
+            Ok(events) => events,
+            Err(error) => {
+                tracing::debug!(worker_id = %route.worker_id, %error, "the log is read from the database");
+                return None;
+            }
+        };
+        let follow = events.iter().zip(after + 1..).all(|(event, position)| event.position == position);
+        (follow && !events.is_empty()).then_some(events)
     }
 }

@@ -27,7 +27,7 @@ use crate::telemetry::metric;
 
 /// Frames under way to the sequencer: enough that the next is on its way while
 /// one waits for its commit, few enough that requests gather.
-const FRAMES_MAX: usize = 4;
+const FRAMES_MAX: usize = 2;
 /// Items in one frame; one request's items are never split.
 const FRAME_ITEMS_MAX: usize = 2_000;
 /// Requests taken from the queue at a time.
@@ -137,8 +137,8 @@ impl Forwarder {
                     .collect(),
             };
             histogram!(metric::FORWARD_REQUESTS).record(submissions.len() as f64);
-            let reply = match peers.submit(&route.url, &request, longest).await {
-                Ok(reply) if reply.answers.len() == submissions.len() => reply,
+            let answers = match peers.submit(&route.url, &request, longest).await {
+                Ok(answers) if answers.len() == submissions.len() => answers,
                 Ok(_) => return failed(submissions, true),
                 Err(error) => {
                     counter!(metric::FORWARD_FAILURES).increment(1);
@@ -147,8 +147,8 @@ impl Forwarder {
                 }
             };
             let mut again = Vec::new();
-            for (mut submission, answer) in submissions.into_iter().zip(reply.answers) {
-                match answer.map_err(Unavailable::from).map(super::wire::AnswerForm::into_answer) {
+            for (mut submission, answer) in submissions.into_iter().zip(answers) {
+                match answer {
                     Ok(Ok(answer)) => submission.answer(Ok(answer)),
                     Ok(Err(error)) => {
                         tracing::error!(%ledger, %error, "an answer cannot be read");

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::follow::Follower;
+use super::follow::{Follower, Upstream};
 use super::forward::{self, Routes};
 use super::peer::Peers;
 use super::{ClaimState, Renewals};
@@ -162,6 +162,7 @@ impl Ledgers {
             database: database.clone(),
             shard_count: *shard_count,
             tail: Arc::clone(&tail),
+            upstream: Upstream { ledger_id: row.ledger_id, peers: peers.clone(), routes: routes.clone() },
             checkpoints: Arc::clone(&checkpoints),
             claims: shard_claims.clone(),
             loading,

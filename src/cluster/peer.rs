@@ -11,12 +11,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
 use axum::{Router, response::IntoResponse, response::Response};
 use futures::future::join_all;
+use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Ledgers;
-use super::wire::{AnswerForm, Reply, Request, UnavailableForm, VERSION};
-use crate::sequencer::Unavailable;
+use super::wire::{AnswerForm, LogPage, LogRequest, Malformed, Reply, Request, UnavailableForm, VERSION};
+use crate::ledger::Event;
+use crate::sequencer::{Answer, Unavailable};
 use crate::store::LedgerId;
 
 /// Time for a connection to another worker; it is near, or it is gone.
@@ -25,6 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between pings while requests are under way.
 const PING_EVERY: Duration = Duration::from_secs(1);
+/// The log in another worker's memory is near; the one in the database is always there.
+const LOG_TIMEOUT: Duration = Duration::from_secs(2);
 /// A word that something has changed is worth no longer a wait.
 const NUDGE_TIMEOUT: Duration = Duration::from_millis(500);
 /// What a peak has deferred is read in four seconds. The other serves meanwhile, but is not to wait for ever.
@@ -33,6 +37,7 @@ pub const WARM_UP_TIMEOUT: Duration = Duration::from_secs(8);
 const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const SUBMIT: &str = "/internal/v1/submit";
+const LOG: &str = "/internal/v1/log";
 const NUDGE: &str = "/internal/v1/nudge";
 const WARM_UP: &str = "/internal/v1/ledgers/{ledger_id}/warm-up";
 
@@ -81,24 +86,40 @@ impl Peers {
     }
 
     /// Sends a frame and waits for its answers.
-    pub async fn submit(&self, url: &str, request: &Request, wait: Duration) -> Result<Reply, PeerError> {
-        let body = postcard::to_stdvec(request).map_err(|error| PeerError::Lost(error.to_string()))?;
-        let response = self
-            .http
-            .post(format!("{url}{SUBMIT}"))
-            .bearer_auth(&self.secret)
-            .timeout(wait)
-            .body(body)
-            .send()
-            .await
-            .map_err(|error| {
-                if error.is_connect() { PeerError::Unreachable(error) } else { PeerError::Lost(error.to_string()) }
-            })?;
+    ///
+    /// # Errors
+    /// There is no answer at all; one that cannot be read is an error of its own.
+    pub async fn submit(
+        &self,
+        url: &str,
+        request: &Request<'_>,
+        wait: Duration,
+    ) -> Result<Vec<Result<Result<Answer, Malformed>, Unavailable>>, PeerError> {
+        let body = self.ask(format!("{url}{SUBMIT}"), request, wait).await?;
+        let reply: Reply<'_> = postcard::from_bytes(&body).map_err(lost)?;
+        let answers = reply.answers.into_iter();
+        Ok(answers.map(|answer| answer.map(AnswerForm::into_answer).map_err(Unavailable::from)).collect())
+    }
+
+    /// The events that follow on `request.after`, from the memory of the worker that sequences the ledger.
+    ///
+    /// # Errors
+    /// It has them not, or not any more: the log has.
+    pub async fn log(&self, url: &str, request: &LogRequest) -> Result<Vec<Event>, PeerError> {
+        let body = self.ask(format!("{url}{LOG}"), request, LOG_TIMEOUT).await?;
+        let page: LogPage<'_> = postcard::from_bytes(&body).map_err(lost)?;
+        page.into_events().map_err(lost)
+    }
+
+    async fn ask(&self, url: String, request: &impl Serialize, wait: Duration) -> Result<Bytes, PeerError> {
+        let body = postcard::to_stdvec(request).map_err(lost)?;
+        let sent = self.http.post(url).bearer_auth(&self.secret).timeout(wait).body(body).send().await;
+        let response =
+            sent.map_err(|error| if error.is_connect() { PeerError::Unreachable(error) } else { lost(error) })?;
         if response.status() != StatusCode::OK {
             return Err(PeerError::Refused(response.status()));
         }
-        let body = response.bytes().await.map_err(|error| PeerError::Lost(error.to_string()))?;
-        postcard::from_bytes(&body).map_err(|error| PeerError::Lost(error.to_string()))
+        response.bytes().await.map_err(lost)
     }
 
     /// Asks a worker to read a ledger that it is about to take over, and waits until it has.
@@ -123,6 +144,10 @@ impl Peers {
     }
 }
 
+fn lost(error: impl std::fmt::Display) -> PeerError {
+    PeerError::Lost(error.to_string())
+}
+
 /// What the internal listener serves.
 #[derive(Clone)]
 pub struct Internal {
@@ -135,10 +160,41 @@ pub struct Internal {
 pub fn router(internal: Internal) -> Router {
     Router::new()
         .route(SUBMIT, post(submit))
+        .route(LOG, post(log))
         .route(NUDGE, post(nudge))
         .route(WARM_UP, post(warm_up))
         .layer(axum::extract::DefaultBodyLimit::max(FRAME_BYTES_MAX))
         .with_state(internal)
+}
+
+async fn log(State(internal): State<Internal>, headers: HeaderMap, body: Bytes) -> Response {
+    if !internal.admits(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let Ok(request) = postcard::from_bytes::<LogRequest>(&body) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    let ledger = internal.ledgers.all().into_iter().find(|ledger| ledger.ledger_id == request.ledger_id);
+    let (Some(ledger), VERSION) = (ledger, request.version) else {
+        return StatusCode::CONFLICT.into_response();
+    };
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let Some(batches) = ledger.tail.after(request.after, limit) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let events = batches.iter().flat_map(|batch| &batch.events);
+    let page = LogPage::new(events.filter(|event| event.position > request.after).take(limit));
+    written(&page)
+}
+
+fn written(form: &impl Serialize) -> Response {
+    match postcard::to_stdvec(form) {
+        Ok(bytes) => Body::from(bytes).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer to another worker could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 /// Answers once the ledger has been read, or could not be.
@@ -170,7 +226,7 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
     if !internal.admits(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let Ok(request) = postcard::from_bytes::<Request>(&body) else {
+    let Ok(request) = postcard::from_bytes::<Request<'_>>(&body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let ledger = internal.ledgers.all().into_iter().find(|ledger| ledger.ledger_id == request.ledger_id);
@@ -180,10 +236,10 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
     };
     let now = Instant::now();
     let answers = request.submissions.into_iter().map(|submitted| {
-        let ledger = &ledger;
+        let deadline = now + Duration::from_millis(u64::from(submitted.wait_ms));
+        let (ledger, work) = (&ledger, submitted.into_work());
         async move {
-            let deadline = now + Duration::from_millis(u64::from(submitted.wait_ms));
-            let Ok(work) = submitted.into_work() else { return Err(Unavailable::Defect) };
+            let Ok(work) = work else { return Err(Unavailable::Defect) };
             ledger.handle.submit_forwarded(work, deadline).await
         }
     });
@@ -192,13 +248,7 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
         Ok(answer) => Ok(AnswerForm::new(answer)),
         Err(reason) => Err(UnavailableForm::from(*reason)),
     });
-    match postcard::to_stdvec(&Reply { answers: answers.collect() }) {
-        Ok(reply) => Body::from(reply).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "an answer to another worker could not be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+    written(&Reply { answers: answers.collect() })
 }
 
 impl Internal {

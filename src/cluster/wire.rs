@@ -4,8 +4,10 @@
 //! The form is postcard's and is private to one release: workers of different
 //! releases refuse each other's frames by [`VERSION`] and hold their requests
 //! until an equal one sequences, which a rolling deploy comes to by itself.
-//! Core types stay free of serde; these are their shadows.
+//! Core types stay free of serde; these are their shadows, and borrow: from the
+//! core's values when they are written, from the frame when they are read.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -14,15 +16,14 @@ use smallvec::SmallVec;
 use uuid::Uuid;
 
 use crate::ledger::{
-    Account, AccountCode, AccountStatus, Amount, AssetCode, Balance, Command, Event, Kind, LegRequest, Limits,
-    OpenAccount, Position, Refusal, Side, TransactionRequest,
+    Account, AccountCode, AccountStatus, Amount, AssetCode, Balance, Command, Event, Fact, Kind, Leg, LegRequest,
+    Limits, OpenAccount, Position, Refusal, Side, Transaction, TransactionRequest,
 };
 use crate::sequencer::{Answer, Batch, Item, Key, Outcome, Unavailable, Work};
-use crate::store::events::Row;
 use crate::store::payload::{self, SCHEMA_VERSION};
 
 /// Rises with every change of what is below.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Why a frame cannot be read: a defect, or somebody who is no worker of this release.
 #[derive(Debug, thiserror::Error)]
@@ -31,51 +32,74 @@ pub struct Malformed(pub &'static str);
 
 /// Requests for one ledger.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Request {
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct Request<'a> {
     pub version: u16,
     pub ledger_id: i32,
-    pub submissions: Vec<Submitted>,
+    pub submissions: Vec<Submitted<'a>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Submitted {
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct Submitted<'a> {
     /// How long its client still waits.
     pub wait_ms: u32,
-    work: WorkForm,
+    work: WorkForm<'a>,
 }
 
 /// Their answers, in the same order.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Reply {
-    pub answers: Vec<Result<AnswerForm, UnavailableForm>>,
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct Reply<'a> {
+    pub answers: Vec<Result<AnswerForm<'a>, UnavailableForm>>,
+}
+
+/// Asks for what follows on `after` in the log, as far as the other has it in memory.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct LogRequest {
+    pub version: u16,
+    pub ledger_id: i32,
+    pub after: Position,
+    pub limit: u32,
+}
+
+/// Committed events, in order.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct LogPage<'a> {
+    events: Vec<EventForm<'a>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum WorkForm {
-    Each(Vec<ItemForm>),
-    Atomic { commands: Vec<CommandForm>, key: KeyForm },
-    ReadAccount(String),
+#[serde(bound(deserialize = "'de: 'a"))]
+enum WorkForm<'a> {
+    Each(Vec<ItemForm<'a>>),
+    Atomic { commands: Vec<CommandForm<'a>>, key: KeyForm<'a> },
+    ReadAccount(&'a str),
     ReadHead,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ItemForm {
-    command: CommandForm,
-    key: Option<KeyForm>,
+#[serde(bound(deserialize = "'de: 'a"))]
+struct ItemForm<'a> {
+    command: CommandForm<'a>,
+    key: Option<KeyForm<'a>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeyForm {
-    text: String,
+#[serde(bound(deserialize = "'de: 'a"))]
+struct KeyForm<'a> {
+    text: &'a str,
     hash: [u8; 16],
     fingerprint: [u8; 16],
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum CommandForm {
-    DefineAsset { code: String, scale: u8 },
-    OpenAccount { code: String, asset: String, debit: bool, limits: LimitsForm, metadata: Option<String> },
-    Transact(TransactionForm),
+#[serde(bound(deserialize = "'de: 'a"))]
+enum CommandForm<'a> {
+    DefineAsset { code: &'a str, scale: u8 },
+    OpenAccount { code: &'a str, asset: &'a str, debit: bool, limits: LimitsForm, metadata: Option<&'a str> },
+    Transact(TransactionForm<'a>),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -85,65 +109,106 @@ struct LimitsForm {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct TransactionForm {
-    kind: String,
-    legs: Vec<LegForm>,
-    reference: Option<String>,
-    description: Option<String>,
-    metadata: Option<String>,
+#[serde(bound(deserialize = "'de: 'a"))]
+struct TransactionForm<'a> {
+    kind: &'a str,
+    legs: Vec<LegForm<'a>>,
+    reference: Option<&'a str>,
+    description: Option<&'a str>,
+    metadata: Option<&'a str>,
     effective_at_us: Option<i64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct LegForm {
-    account: String,
+#[serde(bound(deserialize = "'de: 'a"))]
+struct LegForm<'a> {
+    account: &'a str,
     debit: bool,
     amount: i128,
-    asset: String,
+    asset: &'a str,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub struct AnswerForm {
-    outcomes: Vec<OutcomeForm>,
+#[serde(bound(deserialize = "'de: 'a"))]
+pub struct AnswerForm<'a> {
+    outcomes: Vec<OutcomeForm<'a>>,
     /// The events that the outcomes are about, in order, and no others.
-    events: Vec<EventForm>,
+    events: Vec<EventForm<'a>>,
     position: Position,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum OutcomeForm {
+#[serde(bound(deserialize = "'de: 'a"))]
+enum OutcomeForm<'a> {
     /// The next so many of the answer's events.
     Recorded(usize),
-    Unchanged(Option<AccountForm>),
+    Unchanged(Option<AccountForm<'a>>),
     KeyUsed,
     Refused {
         item: usize,
-        refusal: RefusalForm,
+        refusal: RefusalForm<'a>,
     },
-    Account(Option<AccountForm>),
+    Account(Option<AccountForm<'a>>),
     Head,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct EventForm {
+#[serde(bound(deserialize = "'de: 'a"))]
+struct EventForm<'a> {
     position: Position,
     recorded_at_us: i64,
     effective_at_us: i64,
     transaction_id: Option<Uuid>,
-    idempotency_key: Option<String>,
-    type_name: String,
-    payload: String,
+    idempotency_key: Option<&'a str>,
+    fact: FactForm<'a>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct AccountForm {
-    id: u64,
-    code: String,
-    asset: String,
+#[serde(bound(deserialize = "'de: 'a"))]
+enum FactForm<'a> {
+    /// What nearly all events are.
+    Posted(PostedForm<'a>),
+    /// As it stands in the log.
+    AsLogged {
+        type_name: &'a str,
+        #[serde(borrow)]
+        payload: Cow<'a, str>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct PostedForm<'a> {
+    kind: &'a str,
+    legs: SmallVec<[PostedLegForm<'a>; 2]>,
+    reference: Option<&'a str>,
+    description: Option<&'a str>,
+    metadata: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct PostedLegForm<'a> {
+    account: &'a str,
+    account_id: u64,
+    normal_debit: bool,
     debit: bool,
-    status: String,
+    amount: i128,
+    asset: &'a str,
+    totals: [i128; 4],
+    version: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+struct AccountForm<'a> {
+    id: u64,
+    code: &'a str,
+    asset: &'a str,
+    debit: bool,
+    status: &'a str,
     limits: LimitsForm,
-    metadata: Option<String>,
+    metadata: Option<&'a str>,
     opened_at_us: i64,
     totals: [i128; 4],
     version: u64,
@@ -151,14 +216,15 @@ struct AccountForm {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-enum RefusalForm {
-    Invalid(String),
-    SameAccount(String),
-    AccountNotFound(Vec<(usize, String)>),
-    AssetNotFound(String),
-    AssetMismatch { leg: usize, account: String, account_asset: String, asset: String },
-    AccountAlreadyExists(Box<AccountForm>),
-    AssetAlreadyExists { code: String, scale: u8 },
+#[serde(bound(deserialize = "'de: 'a"))]
+enum RefusalForm<'a> {
+    Invalid(&'a str),
+    SameAccount(&'a str),
+    AccountNotFound(Vec<(usize, &'a str)>),
+    AssetNotFound(&'a str),
+    AssetMismatch { leg: usize, account: &'a str, account_asset: &'a str, asset: &'a str },
+    AccountAlreadyExists(Box<AccountForm<'a>>),
+    AssetAlreadyExists { code: &'a str, scale: u8 },
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -171,8 +237,8 @@ pub enum UnavailableForm {
     Defect,
 }
 
-impl Submitted {
-    pub fn new(work: &Work, wait_ms: u32) -> Self {
+impl<'a> Submitted<'a> {
+    pub fn new(work: &'a Work, wait_ms: u32) -> Self {
         let work = match work {
             Work::Each(items) => WorkForm::Each(
                 items
@@ -183,7 +249,7 @@ impl Submitted {
             Work::Atomic { commands, key } => {
                 WorkForm::Atomic { commands: commands.iter().map(command_form).collect(), key: key_form(key) }
             }
-            Work::ReadAccount(code) => WorkForm::ReadAccount(code.to_string()),
+            Work::ReadAccount(code) => WorkForm::ReadAccount(code.as_str()),
             Work::ReadHead => WorkForm::ReadHead,
         };
         Self { wait_ms, work }
@@ -192,20 +258,20 @@ impl Submitted {
     pub fn into_work(self) -> Result<Work, Malformed> {
         Ok(match self.work {
             WorkForm::Each(items) => {
-                let item = |item: ItemForm| Ok(Item { command: command(item.command)?, key: item.key.map(key) });
+                let item = |item: ItemForm<'_>| Ok(Item { command: command(item.command)?, key: item.key.map(key) });
                 Work::Each(items.into_iter().map(item).collect::<Result<SmallVec<_>, _>>()?)
             }
             WorkForm::Atomic { commands, key: used } => {
                 Work::Atomic { commands: commands.into_iter().map(command).collect::<Result<_, _>>()?, key: key(used) }
             }
-            WorkForm::ReadAccount(code) => Work::ReadAccount(account_code(&code)?),
+            WorkForm::ReadAccount(code) => Work::ReadAccount(account_code(code)?),
             WorkForm::ReadHead => Work::ReadHead,
         })
     }
 }
 
-impl AnswerForm {
-    pub fn new(answer: &Answer) -> Self {
+impl<'a> AnswerForm<'a> {
+    pub fn new(answer: &'a Answer) -> Self {
         let mut events = Vec::new();
         let mut recorded = |index: usize, count: usize| {
             let made = answer.batch.events.get(index..index + count).unwrap_or_default();
@@ -258,6 +324,16 @@ impl AnswerForm {
     }
 }
 
+impl<'a> LogPage<'a> {
+    pub fn new(events: impl Iterator<Item = &'a Event>) -> Self {
+        Self { events: events.map(event_form).collect() }
+    }
+
+    pub fn into_events(self) -> Result<Vec<Event>, Malformed> {
+        self.events.into_iter().map(event).collect()
+    }
+}
+
 impl From<Unavailable> for UnavailableForm {
     fn from(reason: Unavailable) -> Self {
         match reason {
@@ -284,67 +360,67 @@ impl From<UnavailableForm> for Unavailable {
     }
 }
 
-fn key_form(key: &Key) -> KeyForm {
-    KeyForm { text: key.text.to_string(), hash: key.hash, fingerprint: key.fingerprint }
+fn key_form(key: &Key) -> KeyForm<'_> {
+    KeyForm { text: &key.text, hash: key.hash, fingerprint: key.fingerprint }
 }
 
-fn key(form: KeyForm) -> Key {
+fn key(form: KeyForm<'_>) -> Key {
     Key { text: form.text.into(), hash: form.hash, fingerprint: form.fingerprint }
 }
 
-fn command_form(command: &Command) -> CommandForm {
+fn command_form(command: &Command) -> CommandForm<'_> {
     match command {
-        Command::DefineAsset { code, scale } => CommandForm::DefineAsset { code: code.to_string(), scale: *scale },
+        Command::DefineAsset { code, scale } => CommandForm::DefineAsset { code: code.as_str(), scale: *scale },
         Command::OpenAccount(OpenAccount { code, asset, normal, limits, metadata }) => CommandForm::OpenAccount {
-            code: code.to_string(),
-            asset: asset.to_string(),
+            code: code.as_str(),
+            asset: asset.as_str(),
             debit: *normal == Side::Debit,
             limits: limits_form(*limits),
-            metadata: metadata.as_deref().map(str::to_owned),
+            metadata: metadata.as_deref(),
         },
         Command::Transact(request) => CommandForm::Transact(TransactionForm {
-            kind: request.kind.as_str().to_owned(),
+            kind: request.kind.as_str(),
             legs: request
                 .legs
                 .iter()
                 .map(|leg| LegForm {
-                    account: leg.account.to_string(),
+                    account: leg.account.as_str(),
                     debit: leg.side == Side::Debit,
                     amount: leg.amount.get(),
-                    asset: leg.asset.to_string(),
+                    asset: leg.asset.as_str(),
                 })
                 .collect(),
-            reference: request.reference.as_deref().map(str::to_owned),
-            description: request.description.as_deref().map(str::to_owned),
-            metadata: request.metadata.as_deref().map(str::to_owned),
+            reference: request.reference.as_deref(),
+            description: request.description.as_deref(),
+            metadata: request.metadata.as_deref(),
             effective_at_us: request.effective_at.map(|at| at.timestamp_micros()),
         }),
     }
 }
 
-fn command(form: CommandForm) -> Result<Command, Malformed> {
+fn command(form: CommandForm<'_>) -> Result<Command, Malformed> {
     Ok(match form {
-        CommandForm::DefineAsset { code, scale } => Command::DefineAsset { code: asset_code(&code)?, scale },
+        CommandForm::DefineAsset { code, scale } => Command::DefineAsset { code: asset_code(code)?, scale },
         CommandForm::OpenAccount { code, asset, debit, limits: bounds, metadata } => {
             Command::OpenAccount(OpenAccount {
-                code: account_code(&code)?,
-                asset: asset_code(&asset)?,
+                code: account_code(code)?,
+                asset: asset_code(asset)?,
                 normal: side(debit),
                 limits: limits(&bounds)?,
                 metadata: metadata.map(Arc::from),
             })
         }
         CommandForm::Transact(form) => {
-            let leg = |leg: LegForm| {
+            let leg = |leg: LegForm<'_>| {
                 Ok(LegRequest {
-                    account: account_code(&leg.account)?,
+                    account: account_code(leg.account)?,
                     side: side(leg.debit),
                     amount: amount(leg.amount)?,
-                    asset: asset_code(&leg.asset)?,
+                    asset: asset_code(leg.asset)?,
                 })
             };
             Command::Transact(TransactionRequest {
-                kind: Kind::parse(&form.kind).ok_or(Malformed("kind"))?,
+                kind: Kind::parse(form.kind).ok_or(Malformed("kind"))?,
                 legs: form.legs.into_iter().map(leg).collect::<Result<SmallVec<_>, _>>()?,
                 reference: form.reference.map(Arc::from),
                 description: form.description.map(Arc::from),
@@ -355,114 +431,171 @@ fn command(form: CommandForm) -> Result<Command, Malformed> {
     })
 }
 
-fn event_form(event: &Event) -> EventForm {
-    let mut text = String::with_capacity(320);
-    payload::write(&event.fact, &mut text);
+fn event_form(event: &Event) -> EventForm<'_> {
     EventForm {
         position: event.position,
         recorded_at_us: event.recorded_at.timestamp_micros(),
         effective_at_us: event.effective_at.timestamp_micros(),
         transaction_id: event.transaction_id,
-        idempotency_key: event.idempotency_key.as_deref().map(str::to_owned),
-        type_name: event.fact.type_name().to_owned(),
-        payload: text,
+        idempotency_key: event.idempotency_key.as_deref(),
+        fact: match &event.fact {
+            Fact::TransactionPosted(transaction) => FactForm::Posted(posted_form(transaction)),
+            other => {
+                let mut text = String::with_capacity(320);
+                payload::write(other, &mut text);
+                FactForm::AsLogged { type_name: other.type_name(), payload: Cow::Owned(text) }
+            }
+        },
     }
 }
 
-/// Reads it as a row of the log, which it is.
-fn event(form: EventForm) -> Result<Event, Malformed> {
-    let row = Row {
+fn event(form: EventForm<'_>) -> Result<Event, Malformed> {
+    let fact = match form.fact {
+        FactForm::Posted(transaction) => Fact::TransactionPosted(posted(transaction, form.position)?),
+        FactForm::AsLogged { type_name, payload } => {
+            payload::read(type_name, SCHEMA_VERSION, form.position, &payload).map_err(|_| Malformed("event"))?
+        }
+    };
+    Ok(Event {
         position: form.position,
-        type_name: form.type_name,
-        schema_version: SCHEMA_VERSION,
-        transaction_id: form.transaction_id,
-        idempotency_key: form.idempotency_key,
-        payload: form.payload.into_boxed_str(),
         recorded_at: time(form.recorded_at_us)?,
         effective_at: time(form.effective_at_us)?,
-    };
-    row.into_event().map_err(|_| Malformed("event"))
+        transaction_id: form.transaction_id,
+        idempotency_key: form.idempotency_key.map(Arc::from),
+        fact,
+    })
 }
 
-fn account_form(account: &Account) -> AccountForm {
+fn posted_form(transaction: &Transaction) -> PostedForm<'_> {
+    PostedForm {
+        kind: transaction.kind.as_str(),
+        legs: transaction
+            .legs
+            .iter()
+            .map(|leg| PostedLegForm {
+                account: leg.account.as_str(),
+                account_id: leg.account_id,
+                normal_debit: leg.normal == Side::Debit,
+                debit: leg.side == Side::Debit,
+                amount: leg.amount.get(),
+                asset: leg.asset.as_str(),
+                totals: totals(&leg.after),
+                version: leg.after.version,
+            })
+            .collect(),
+        reference: transaction.reference.as_deref(),
+        description: transaction.description.as_deref(),
+        metadata: transaction.metadata.as_deref(),
+    }
+}
+
+fn posted(form: PostedForm<'_>, position: Position) -> Result<Transaction, Malformed> {
+    let leg = |leg: &PostedLegForm<'_>| {
+        Ok(Leg {
+            account: account_code(leg.account)?,
+            account_id: leg.account_id,
+            normal: side(leg.normal_debit),
+            side: side(leg.debit),
+            amount: amount(leg.amount)?,
+            asset: asset_code(leg.asset)?,
+            after: balance(leg.totals, leg.version, position)?,
+        })
+    };
+    Ok(Transaction {
+        kind: Kind::parse(form.kind).ok_or(Malformed("kind"))?,
+        legs: form.legs.iter().map(leg).collect::<Result<_, Malformed>>()?,
+        reference: form.reference.map(Arc::from),
+        description: form.description.map(Arc::from),
+        metadata: form.metadata.map(Arc::from),
+    })
+}
+
+fn totals(balance: &Balance) -> [i128; 4] {
+    [balance.debits_posted, balance.credits_posted, balance.debits_pending, balance.credits_pending].map(Amount::get)
+}
+
+fn balance(totals: [i128; 4], version: u64, position: Position) -> Result<Balance, Malformed> {
+    let [debits_posted, credits_posted, debits_pending, credits_pending] = totals;
+    Ok(Balance {
+        debits_posted: amount(debits_posted)?,
+        credits_posted: amount(credits_posted)?,
+        debits_pending: amount(debits_pending)?,
+        credits_pending: amount(credits_pending)?,
+        version,
+        position,
+    })
+}
+
+fn account_form(account: &Account) -> AccountForm<'_> {
     let balance = &account.balance;
     AccountForm {
         id: account.id,
-        code: account.code.to_string(),
-        asset: account.asset.to_string(),
+        code: account.code.as_str(),
+        asset: account.asset.as_str(),
         debit: account.normal == Side::Debit,
-        status: account.status.as_str().to_owned(),
+        status: account.status.as_str(),
         limits: limits_form(account.limits),
-        metadata: account.metadata.as_deref().map(str::to_owned),
+        metadata: account.metadata.as_deref(),
         opened_at_us: account.opened_at.timestamp_micros(),
-        totals: [balance.debits_posted, balance.credits_posted, balance.debits_pending, balance.credits_pending]
-            .map(Amount::get),
+        totals: totals(balance),
         version: balance.version,
         position: balance.position,
     }
 }
 
-fn account(form: AccountForm) -> Result<Account, Malformed> {
-    let [debits_posted, credits_posted, debits_pending, credits_pending] = form.totals;
+fn account(form: AccountForm<'_>) -> Result<Account, Malformed> {
     Ok(Account {
         id: form.id,
-        code: account_code(&form.code)?,
-        asset: asset_code(&form.asset)?,
+        code: account_code(form.code)?,
+        asset: asset_code(form.asset)?,
         normal: side(form.debit),
-        status: AccountStatus::parse(&form.status).ok_or(Malformed("status"))?,
+        status: AccountStatus::parse(form.status).ok_or(Malformed("status"))?,
         limits: limits(&form.limits)?,
         metadata: form.metadata.map(Arc::from),
         opened_at: time(form.opened_at_us)?,
-        balance: Balance {
-            debits_posted: amount(debits_posted)?,
-            credits_posted: amount(credits_posted)?,
-            debits_pending: amount(debits_pending)?,
-            credits_pending: amount(credits_pending)?,
-            version: form.version,
-            position: form.position,
-        },
+        balance: balance(form.totals, form.version, form.position)?,
     })
 }
 
-fn refusal_form(refusal: &Refusal) -> RefusalForm {
+fn refusal_form(refusal: &Refusal) -> RefusalForm<'_> {
     match refusal {
-        Refusal::Invalid(rule) => RefusalForm::Invalid(rule.to_string()),
-        Refusal::SameAccount(code) => RefusalForm::SameAccount(code.to_string()),
+        Refusal::Invalid(rule) => RefusalForm::Invalid(rule),
+        Refusal::SameAccount(code) => RefusalForm::SameAccount(code.as_str()),
         Refusal::AccountNotFound(missing) => {
-            RefusalForm::AccountNotFound(missing.iter().map(|(leg, code)| (*leg, code.to_string())).collect())
+            RefusalForm::AccountNotFound(missing.iter().map(|(leg, code)| (*leg, code.as_str())).collect())
         }
-        Refusal::AssetNotFound(code) => RefusalForm::AssetNotFound(code.to_string()),
+        Refusal::AssetNotFound(code) => RefusalForm::AssetNotFound(code.as_str()),
         Refusal::AssetMismatch { leg, account, account_asset, asset } => RefusalForm::AssetMismatch {
             leg: *leg,
-            account: account.to_string(),
-            account_asset: account_asset.to_string(),
-            asset: asset.to_string(),
+            account: account.as_str(),
+            account_asset: account_asset.as_str(),
+            asset: asset.as_str(),
         },
         Refusal::AccountAlreadyExists(account) => RefusalForm::AccountAlreadyExists(Box::new(account_form(account))),
         Refusal::AssetAlreadyExists { code, scale } => {
-            RefusalForm::AssetAlreadyExists { code: code.to_string(), scale: *scale }
+            RefusalForm::AssetAlreadyExists { code: code.as_str(), scale: *scale }
         }
     }
 }
 
-fn refusal(form: RefusalForm) -> Result<Refusal, Malformed> {
+fn refusal(form: RefusalForm<'_>) -> Result<Refusal, Malformed> {
     Ok(match form {
-        RefusalForm::Invalid(rule) => Refusal::Invalid(rule.into()),
-        RefusalForm::SameAccount(code) => Refusal::SameAccount(account_code(&code)?),
+        RefusalForm::Invalid(rule) => Refusal::Invalid(rule.to_owned().into()),
+        RefusalForm::SameAccount(code) => Refusal::SameAccount(account_code(code)?),
         RefusalForm::AccountNotFound(missing) => {
-            let missing = missing.into_iter().map(|(leg, code)| Ok((leg, account_code(&code)?)));
+            let missing = missing.into_iter().map(|(leg, code)| Ok((leg, account_code(code)?)));
             Refusal::AccountNotFound(missing.collect::<Result<SmallVec<_>, _>>()?)
         }
-        RefusalForm::AssetNotFound(code) => Refusal::AssetNotFound(asset_code(&code)?),
+        RefusalForm::AssetNotFound(code) => Refusal::AssetNotFound(asset_code(code)?),
         RefusalForm::AssetMismatch { leg, account, account_asset, asset } => Refusal::AssetMismatch {
             leg,
-            account: account_code(&account)?,
-            account_asset: asset_code(&account_asset)?,
-            asset: asset_code(&asset)?,
+            account: account_code(account)?,
+            account_asset: asset_code(account_asset)?,
+            asset: asset_code(asset)?,
         },
         RefusalForm::AccountAlreadyExists(known) => Refusal::AccountAlreadyExists(Box::new(account(*known)?)),
         RefusalForm::AssetAlreadyExists { code, scale } => {
-            Refusal::AssetAlreadyExists { code: asset_code(&code)?, scale }
+            Refusal::AssetAlreadyExists { code: asset_code(code)?, scale }
         }
     })
 }
@@ -496,4 +629,61 @@ fn account_code(text: &str) -> Result<AccountCode, Malformed> {
 
 fn asset_code(text: &str) -> Result<AssetCode, Malformed> {
     AssetCode::new(text).map_err(|_| Malformed("asset code"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leg(account: &str, debit: bool, amount_: i128, asset: &str) -> Leg {
+        Leg {
+            account: account_code(account).unwrap(),
+            account_id: u64::MAX,
+            normal: side(!debit),
+            side: side(debit),
+            amount: amount(amount_).unwrap(),
+            asset: asset_code(asset).unwrap(),
+            after: balance([amount_, 2, 3, 0], 9, 77).unwrap(),
+        }
+    }
+
+    fn event_of(fact: Fact) -> Event {
+        Event {
+            position: 77,
+            recorded_at: time(1_700_000_000_000_001).unwrap(),
+            effective_at: time(-1).unwrap(),
+            transaction_id: Some(Uuid::from_u128(u128::MAX)),
+            idempotency_key: Some("k".into()),
+            fact,
+        }
+    }
+
+    /// Every event comes out as it went in: what a follower projects is what the log says.
+    #[test]
+    fn the_log_survives_the_way() {
+        let largest = 10_i128.pow(38) - 1;
+        let transaction = Transaction {
+            kind: Kind::Payment,
+            legs: [leg("a", true, largest, "EUR"), leg("b", false, largest, "EUR"), leg("c", true, 1, "USD")]
+                .into_iter()
+                .collect(),
+            reference: Some("é\"\\".into()),
+            description: None,
+            metadata: Some(r#"{"a":1}"#.into()),
+        };
+        let opened = Fact::AccountOpened {
+            code: account_code("a").unwrap(),
+            asset: asset_code("EUR").unwrap(),
+            normal: Side::Debit,
+            limits: Limits { min_balance: None, max_balance: amount(-largest).ok() },
+            metadata: None,
+        };
+        let defined = Fact::AssetDefined { code: asset_code("X").unwrap(), scale: 3 };
+        let events = [Fact::TransactionPosted(transaction), opened, defined].map(event_of);
+        let frame = postcard::to_stdvec(&LogPage::new(events.iter())).unwrap();
+        let page: LogPage<'_> = postcard::from_bytes(&frame).unwrap();
+        assert_eq!(page.into_events().unwrap(), events);
+        // What is cut short is refused, not half-read.
+        assert!(postcard::from_bytes::<LogPage<'_>>(&frame[..frame.len() - 1]).is_err());
+    }
 }

@@ -17,6 +17,7 @@ use super::Checkpoints;
 use super::fold::{Fold, part_of};
 use crate::clock::Clock;
 use crate::cluster::Renewals;
+use crate::cluster::follow::Upstream;
 use crate::failpoint::failpoint;
 use crate::ledger::{Event, Position};
 use crate::sequencer::Tail;
@@ -67,6 +68,8 @@ pub struct Service {
     pub database: Database,
     pub shard_count: Shard,
     pub tail: Arc<Tail>,
+    /// The same of the worker that sequences the ledger, when that is another.
+    pub upstream: Upstream,
     pub checkpoints: Arc<Checkpoints>,
     pub claims: watch::Receiver<ShardClaims>,
     /// Whether this worker's sequencer of the ledger is loading.
@@ -298,8 +301,13 @@ impl Service {
             }
             None => {
                 let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
-                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
-                let page = in_time(page).await?;
+                let page = match self.upstream.after(lowest, limit).await {
+                    Some(page) => page,
+                    None => {
+                        let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
+                        in_time(page).await?
+                    }
+                };
                 page.iter().try_for_each(&mut add)?;
                 if page.is_empty() {
                     return Err(Error::Hole { ledger_id: self.ledger_id, expected: lowest + 1, found: head });
