@@ -32,6 +32,8 @@ const FRAMES_MAX: usize = 2;
 const FRAME_ITEMS_MAX: usize = 2_000;
 /// Requests taken from the queue at a time.
 const INTAKE_MAX: usize = 256;
+/// Between looks at the queue while all frames are under way: who waits there has a deadline.
+const INTAKE_PAUSE: Duration = Duration::from_millis(20);
 /// Before a request is tried again that found nobody.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Requests that may wait here: as many as may wait for a sequencer.
@@ -97,6 +99,7 @@ impl Forwarder {
                 return;
             }
             let has_room = open && waiting.len() < WAITING_MAX;
+            let at_once = frames.len() < FRAMES_MAX;
             tokio::select! {
                 Some(ended) = frames.next(), if !frames.is_empty() => {
                     if let Ended::Failed(submissions) = ended {
@@ -107,7 +110,7 @@ impl Forwarder {
                         not_before = Instant::now() + RETRY_PAUSE;
                     }
                 }
-                received = queue.recv_many(&mut arrived, INTAKE_MAX), if has_room => {
+                received = take_in(&mut queue, &mut arrived, at_once), if has_room => {
                     open = received > 0;
                     waiting.extend(arrived.drain(..));
                 }
@@ -168,6 +171,15 @@ impl Forwarder {
             if again.is_empty() { Ended::Answered } else { Ended::Failed(again) }
         }
     }
+}
+
+/// Takes requests from the queue: at once when they can be sent on, else after a
+/// while, so that what arrives one by one does not wake the forwarder each time.
+async fn take_in(queue: &mut mpsc::Receiver<Submission>, arrived: &mut Vec<Submission>, at_once: bool) -> usize {
+    if !at_once {
+        tokio::time::sleep(INTAKE_PAUSE).await;
+    }
+    queue.recv_many(arrived, INTAKE_MAX).await
 }
 
 fn failed(mut submissions: Vec<Submission>, asked: bool) -> Ended {
