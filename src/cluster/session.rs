@@ -133,6 +133,7 @@ impl Session {
 
     async fn connect(&self, former: Option<Uuid>) -> Result<Held, Error> {
         let mut conn = self.database.connect_owner().await?;
+        claims::bound_lock_waits(&mut conn).await?;
         if let Some(former) = former {
             claims::deregister(&mut conn, former).await?;
         }
@@ -279,7 +280,13 @@ impl Session {
             free.extend(self.evict_stale(held, &missing, &free).await?);
         }
         gauge!(metric::CLAIMS_DENIED).set((missing.len() - free.len()) as f64);
-        let raised = claims::raise(&mut held.conn, held.worker_id, &free).await?;
+        let raised = match claims::raise(&mut held.conn, held.worker_id, &free).await {
+            Err(Error::Transient(_)) => {
+                self.end_holders(held, &free).await?;
+                claims::raise(&mut held.conn, held.worker_id, &free).await?
+            }
+            raised => raised?,
+        };
         let sequencers = raised.iter().any(|(unit, _)| matches!(unit, Unit::Sequencer(_)));
         for (unit, epoch) in raised {
             held.epochs.insert(unit, epoch);
@@ -289,6 +296,18 @@ impl Session {
         if sequencers {
             // So that the others find the way at once.
             self.nudge(held);
+        }
+        Ok(())
+    }
+
+    /// Ends the sessions of those who hold the rows of `units` without their locks: a
+    /// worker whose session of its locks is gone and that froze in an append or a flush.
+    async fn end_holders(&self, held: &mut Held, units: &[Unit]) -> Result<(), Error> {
+        let rows = claims::list(&mut held.conn).await?;
+        let former = rows.iter().filter(|row| units.contains(&row.unit)).filter_map(|row| row.worker_id);
+        for worker_id in former.filter(|former| *former != held.worker_id).collect::<BTreeSet<_>>() {
+            tracing::warn!(%worker_id, "ending the sessions of a worker that holds claims without their locks");
+            claims::terminate_worker(&mut held.conn, worker_id).await?;
         }
         Ok(())
     }
@@ -354,7 +373,15 @@ impl Session {
         if held.epochs.get(&unit) != Some(&refused) || held.leaving.contains(&unit) {
             return Ok(true);
         }
-        let renewed = claims::renew(&mut held.conn, held.worker_id, unit);
+        // What is still on its way under the refused epoch holds the row until it is over.
+        let renewed = async {
+            loop {
+                match claims::renew(&mut held.conn, held.worker_id, unit).await {
+                    Err(Error::Transient(_)) => {}
+                    renewed => return renewed,
+                }
+            }
+        };
         let renewed = tokio::time::timeout(STATEMENT_TIMEOUT, renewed)
             .await
             .unwrap_or_else(|_| Err(store::error::timed_out("the claims connection does not answer")))?;

@@ -196,7 +196,17 @@ fn lock_key(unit: Unit) -> (i32, i32) {
     }
 }
 
+/// Lets a statement of this session wait for a row for a second at most: an append
+/// that is alive is over by then.
+pub async fn bound_lock_waits(conn: &mut PgConnection) -> Result<(), Error> {
+    sqlx::query!("SET lock_timeout = '1s'").execute(conn).await?;
+    Ok(())
+}
+
 /// Takes `units` over: raises their epochs, and answers the new ones.
+///
+/// # Errors
+/// [`Error::Transient`] when somebody holds one of the rows: some may be raised.
 pub async fn raise(conn: &mut PgConnection, worker_id: Uuid, units: &[Unit]) -> Result<Vec<(Unit, Epoch)>, Error> {
     let ledgers: Vec<LedgerId> = units.iter().filter_map(|unit| sequencer_of(*unit)).collect();
     let shards: Vec<Shard> = units.iter().filter_map(|unit| shard_of(*unit)).collect();

@@ -323,3 +323,32 @@ async fn another_worker_takes_over_within_two_seconds() {
     assert!(started.elapsed() < std::time::Duration::from_secs(2), "{:?}", started.elapsed());
     second.stop().await;
 }
+
+/// A worker that froze in an append, and whose session with the locks is gone: the
+/// lock is free, and the claim's row is not. Its other sessions are ended, or
+/// nobody could ever raise the epoch.
+#[tokio::test]
+async fn who_holds_the_row_without_the_lock_is_ended() {
+    let url = Postgres::shared().await.database().await;
+    let database = Database::new(&url).unwrap();
+    let mut conn = database.connect_serving().await.unwrap();
+    let main = steelyard::ledger::LedgerName::new("main").unwrap();
+    steelyard::store::ledgers::create(&mut conn, &main).await.unwrap();
+    let frozen = Database::new(&url).unwrap();
+    sqlx::query("UPDATE sequencer_claims SET worker_id = $1, epoch = 7")
+        .bind(frozen.new_worker_id())
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    let mut appending = frozen.connect_owner().await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT 1 FROM sequencer_claims FOR SHARE").execute(&mut appending).await.unwrap();
+
+    let begun = std::time::Instant::now();
+    let worker = worker(&url).await;
+    assert!(begun.elapsed() < std::time::Duration::from_secs(7), "{:?}", begun.elapsed());
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    submit(&ledger, payment("bank", "a", 1, "k")).await.unwrap();
+    assert!(sqlx::raw_sql("COMMIT").execute(&mut appending).await.is_err(), "the frozen append can no more commit");
+    worker.stop().await;
+}
