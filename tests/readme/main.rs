@@ -5,6 +5,7 @@
 //! follows it is what `psql` prints. A block that begins with `$ steelyard` is commands and their outputs, and one of log
 //! lines is what the server says as it starts (see [`transcript`]). They build on each other, in order.
 
+mod help;
 mod readme;
 mod server;
 mod transcript;

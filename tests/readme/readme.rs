@@ -1,6 +1,6 @@
 //! The README's blocks that can be run.
 
-const README: &str = include_str!("../../README.md");
+pub const README: &str = include_str!("../../README.md");
 
 /// A fenced block, without its fences.
 #[derive(Debug)]
