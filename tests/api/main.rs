@@ -17,6 +17,7 @@ mod atomic;
 mod bad_input;
 mod batches;
 mod consistency;
+mod faults;
 mod idempotency;
 mod ledgers;
 mod lifecycle;
