@@ -78,7 +78,7 @@ pub enum Command {
     Account(account::AccountArgs),
     /// Make one payment.
     Pay(pay::PayArgs),
-    /// Show the workers, what each holds, and how far the projections are.
+    /// Show the workers, what each holds, what moves, what nobody holds, and how far the projections are.
     Cluster(cluster::ClusterArgs),
     /// Measure payments per second, latency and lag, and compare with what PostgreSQL itself can write.
     Bench(bench::BenchArgs),

@@ -16,6 +16,7 @@ mod accounts;
 mod atomic;
 mod bad_input;
 mod batches;
+mod cluster;
 mod consistency;
 mod faults;
 mod idempotency;
