@@ -162,6 +162,28 @@ mod tests {
         shards.into_iter().map(Unit::Projector).collect()
     }
 
+    /// The trap: a worker that starts, fails and starts again makes everything move each time.
+    #[test]
+    fn one_that_has_only_just_come_or_is_leaving_takes_part_only_when_nobody_else_does() {
+        let live = |number, age_s, draining| LiveRow {
+            worker_id: id(number),
+            internal_url: None,
+            capacity: 1,
+            sequencer: true,
+            projector: true,
+            draining,
+            age_s,
+        };
+        let taking_part = |live: &[LiveRow]| members(live).iter().map(|m| m.worker_id.as_u128()).collect::<Vec<_>>();
+        let (settled, new, leaving) = (live(1, 60.0, false), live(2, 1.4, false), live(3, 60.0, true));
+        assert_eq!(taking_part(&[settled.clone(), new.clone(), leaving.clone()]), [1]);
+        assert_eq!(taking_part(&[settled.clone(), live(2, 1.5, false)]), [1, 2]);
+        // The first of all, and the successor of one that leaves, do not wait.
+        assert_eq!(taking_part(&[new.clone(), live(4, 0.0, false)]), [2, 4]);
+        assert_eq!(taking_part(&[new, leaving.clone()]), [2]);
+        assert_eq!(taking_part(&[leaving]), []);
+    }
+
     #[test]
     fn shards_are_told_as_ranges() {
         for (told, expected) in [

@@ -87,6 +87,35 @@ fn shards(ranges: &Value) -> BTreeSet<u16> {
     bounds.flat_map(|(first, last)| first.parse().unwrap()..=last.parse().unwrap()).collect()
 }
 
+/// The trap: a deploy makes every shard move, and all of them at once.
+#[tokio::test]
+async fn a_join_moves_one_share_once_and_few_shards_at_a_time() {
+    let url = Postgres::shared().await.database().await;
+    let first = Process::spawn(&url, &[]).await;
+    first.serves().await;
+    let second = Process::spawn(&url, &[]).await;
+    let client = Client::new(second.origin());
+    let held = |cluster: &Value| {
+        let of = |worker: &Value| shards(&worker["shards"]).len();
+        cluster["workers"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let found = until(&client, "each has its share", |cluster| held(cluster) == [32, 32]).await;
+    assert_eq!(found["moves"], json!([]));
+    let log = first.log();
+    let given = || -> Vec<u64> {
+        let log = log.borrow();
+        let giving = log.iter().filter(|line| line["message"] == "giving units to other workers");
+        giving.map(|line| line["units"].as_u64().unwrap()).collect()
+    };
+    eventually("all that was given is logged", async || given().iter().sum::<u64>() >= 32).await;
+    let given = given();
+    assert!(given.iter().sum::<u64>() == 32 && given.iter().all(|units| *units <= 8), "{given:?}");
+    let epochs = found["shards"].as_array().unwrap().iter().map(|shard| shard["epoch"].as_i64().unwrap());
+    assert_eq!(epochs.filter(|epoch| *epoch == 2).count(), 32, "each changed hands once: {}", found["shards"]);
+    second.kill().await;
+    first.kill().await;
+}
+
 /// A denial is never silence: it is a metric, a line of the log and a line of `steelyard cluster`.
 #[tokio::test]
 async fn a_claim_that_is_denied_and_a_unit_that_nobody_holds_are_seen_everywhere() {
