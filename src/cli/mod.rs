@@ -1,7 +1,7 @@
 //! The command line: one file per sub-command.
 //!
 //! `serve` runs the service; `keys`, `migrate`, `verify`, `rebuild` and `psql` work on its database.
-//! `account`, `pay` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
+//! `account`, `pay`, `cluster` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
 //! what PostgreSQL itself can write.
 //! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
 //! Hints and progress go to standard error, so standard output can always be piped.
@@ -78,7 +78,7 @@ pub enum Command {
     Account(account::AccountArgs),
     /// Make one payment.
     Pay(pay::PayArgs),
-    /// Show the workers, what each holds, and how far the projections are.
+    /// Show the workers, what each holds, what moves, what nobody holds, and how far the projections are.
     Cluster(cluster::ClusterArgs),
     /// Measure payments per second, latency and lag, and compare with what PostgreSQL itself can write.
     Bench(bench::BenchArgs),

@@ -1,22 +1,26 @@
 //! Who does what: workers, their claims, and the ledgers they serve.
 //!
 //! [`worker`] is the process. Its [`session`] holds the locks and reconciles what
-//! it holds with the [`assignment`]; its [`ledgers`] run the services. What is
-//! another worker's it [`follow`]s and [`forward`]s to, by way of its [`peer`]s,
-//! in the form of [`wire`].
+//! it holds with the [`assignment`], and [`overview`] is what that comes to for
+//! all of them; its [`ledgers`] run the services. What is another worker's it
+//! [`follow`]s and [`forward`]s to, by way of its [`peer`]s, in the form of
+//! [`wire`].
 
 pub mod assignment;
 pub mod follow;
 pub mod forward;
 pub mod ledgers;
+pub mod overview;
 pub mod peer;
 pub mod session;
 pub mod wire;
 pub mod worker;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use metrics::counter;
 use tokio::sync::Notify;
 
 pub use ledgers::{Ledger, Ledgers};
@@ -25,6 +29,7 @@ pub use worker::{Status, Worker};
 use crate::sequencer::Claim;
 use crate::store::Epoch;
 use crate::store::claims::Unit;
+use crate::telemetry::metric;
 
 /// A ledger's claim, as its sequencer sees it.
 #[derive(Clone, Debug)]
@@ -48,6 +53,8 @@ pub struct Renewals(Arc<Asked>);
 struct Asked {
     refused: Mutex<BTreeMap<Unit, Epoch>>,
     more: Notify,
+    /// Writes that a newer epoch refused.
+    fenced: AtomicU64,
 }
 
 /// What the session takes them from.
@@ -60,6 +67,12 @@ impl Renewals {
         (Self(Arc::clone(&asked)), RenewalsAsked(asked))
     }
 
+    /// Counts an append or a flush that a newer epoch refused.
+    pub fn count_fenced(&self, write: &'static str) {
+        counter!(metric::FENCED, "write" => write).increment(1);
+        self.0.fenced.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Asks for an epoch above `refused`. Asking twice is fine.
     pub fn ask(&self, unit: Unit, refused: Epoch) {
         self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(unit, refused);
@@ -68,6 +81,11 @@ impl Renewals {
 }
 
 impl RenewalsAsked {
+    /// Writes that a newer epoch refused, so far.
+    pub fn fenced(&self) -> u64 {
+        self.0.fenced.load(Ordering::Relaxed)
+    }
+
     /// The next unit to be renewed, sequencers first, and its epoch that was
     /// refused. Cancelling the wait loses nothing.
     pub async fn recv(&mut self) -> Option<(Unit, Epoch)> {

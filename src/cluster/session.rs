@@ -21,13 +21,14 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::assignment::{Member, assign};
+use super::assignment::assign;
 use super::forward::{Route, Routes};
+use super::overview::{self, Lasting, News, Told, holders, members};
 use super::peer::Peers;
 use super::{ClaimState, Ledgers, RenewalsAsked, Status};
 use crate::projector::service::ShardClaims;
 use crate::sequencer::Claim;
-use crate::store::claims::{self, LiveRow, Registration, Unit};
+use crate::store::claims::{self, Condition, LiveRow, Registration, Unit};
 use crate::store::{self, Database, Epoch, Error};
 use crate::telemetry::metric;
 
@@ -37,13 +38,14 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 const CLAIM_TICK: Duration = Duration::from_millis(200);
 /// Between looks while units are being given back, or somebody asks to look.
 const CLAIM_TICK_MIN: Duration = Duration::from_millis(10);
-/// A worker takes part only when it has lived so long, so that one which starts,
-/// fails and starts again does not make everything move each time.
-const JOIN_DEBOUNCE_S: f64 = 1.5;
 /// Shards that a worker gives back per look, so that few pause at a time.
 const SHARDS_MOVED_MAX: usize = 8;
 /// A statement that takes longer on this connection means that it is dead.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// A unit that nobody holds for so long is worth a line of the log: a takeover takes less.
+const UNOWNED_LOGGED: Duration = Duration::from_secs(5);
+/// So is one that this worker cannot get: its holder may let it read ahead first, for eight seconds.
+const DENIED_LOGGED: Duration = Duration::from_secs(10);
 /// Of so many tries in a row that fail, one is logged: every five seconds.
 const FAILURES_LOGGED: u32 = 25;
 /// Between tries at a database that is not there.
@@ -82,6 +84,10 @@ struct Held {
     heartbeat_at: Instant,
     /// Whether the others have been told that this worker stops.
     draining: bool,
+    /// What it should hold and could not get, at the last look.
+    denied: BTreeSet<Unit>,
+    denied_for_long: Lasting,
+    unowned_for_long: Lasting,
 }
 
 enum Ended {
@@ -151,6 +157,9 @@ impl Session {
             nudges: JoinSet::new(),
             heartbeat_at: Instant::now(),
             draining: false,
+            denied: BTreeSet::new(),
+            denied_for_long: Lasting::new(DENIED_LOGGED),
+            unowned_for_long: Lasting::new(UNOWNED_LOGGED),
         })
     }
 
@@ -183,7 +192,12 @@ impl Session {
     async fn look(&self, held: &mut Held) -> Result<(), Error> {
         let draining = *self.status.borrow() == Status::Draining;
         if held.heartbeat_at.elapsed() >= HEARTBEAT || draining != held.draining {
-            claims::heartbeat(&mut held.conn, held.worker_id, draining).await?;
+            let condition = Condition {
+                draining,
+                denied: held.denied.iter().copied().collect(),
+                writes_fenced: self.renewals.fenced(),
+            };
+            claims::heartbeat(&mut held.conn, held.worker_id, &condition).await?;
             held.heartbeat_at = Instant::now();
             if draining && !held.draining {
                 self.nudge(held);
@@ -200,7 +214,7 @@ impl Session {
         self.give_back(held, &assigned).await?;
         self.claim(held, &assigned).await?;
         gauge!(metric::WORKERS).set(live.len() as f64);
-        gauge!(metric::UNITS_UNOWNED).set((self.units().len().saturating_sub(holders.len())) as f64);
+        self.tell_what_lasts(held, &holders);
         let elsewhere = |unit: &Unit| assigned.get(unit).is_some_and(|worker_id| *worker_id != held.worker_id);
         self.handed_over.send_replace(held.draining && !held.epochs.keys().any(elsewhere));
         Ok(())
@@ -271,6 +285,7 @@ impl Session {
     async fn claim(&self, held: &mut Held, assigned: &BTreeMap<Unit, Uuid>) -> Result<(), Error> {
         let mine = assigned.iter().filter(|(_, worker_id)| **worker_id == held.worker_id);
         let missing: Vec<Unit> = mine.map(|(unit, _)| *unit).filter(|unit| !held.epochs.contains_key(unit)).collect();
+        held.denied.clear();
         if missing.is_empty() {
             gauge!(metric::CLAIMS_DENIED).set(0.0);
             return Ok(());
@@ -279,7 +294,8 @@ impl Session {
         if free.len() < missing.len() {
             free.extend(self.evict_stale(held, &missing, &free).await?);
         }
-        gauge!(metric::CLAIMS_DENIED).set((missing.len() - free.len()) as f64);
+        held.denied.extend(missing.iter().filter(|unit| !free.contains(unit)));
+        gauge!(metric::CLAIMS_DENIED).set(held.denied.len() as f64);
         let raised = match claims::raise(&mut held.conn, held.worker_id, &free).await {
             Err(Error::Transient(_)) => {
                 self.end_holders(held, &free).await?;
@@ -310,6 +326,30 @@ impl Session {
             claims::terminate_worker(&mut held.conn, worker_id).await?;
         }
         Ok(())
+    }
+
+    /// Logs what nobody does, and what this worker should do and cannot, once it is
+    /// no matter of a move or a takeover any more.
+    fn tell_what_lasts(&self, held: &mut Held, holders: &BTreeMap<Unit, Uuid>) {
+        let mut unowned = overview::unowned(&self.units(), holders);
+        // Claimed since they were read.
+        unowned.retain(|unit| !held.epochs.contains_key(unit));
+        gauge!(metric::UNITS_UNOWNED).set(unowned.len() as f64);
+        let now = Instant::now();
+        let News { lasts, over } = held.unowned_for_long.at(&unowned, now);
+        if !lasts.is_empty() {
+            tracing::warn!(units = %Told(&lasts), "no worker holds units");
+        }
+        if !over.is_empty() {
+            tracing::info!(units = %Told(&over), "units are held again");
+        }
+        let News { lasts, over } = held.denied_for_long.at(&held.denied, now);
+        if !lasts.is_empty() {
+            tracing::warn!(units = %Told(&lasts), "claims are denied: another session holds their locks");
+        }
+        if !over.is_empty() {
+            tracing::info!(units = %Told(&over), "claims are denied no longer");
+        }
     }
 
     /// Tells the other workers to look again.
@@ -494,27 +534,6 @@ impl Session {
             tracing::debug!("left without saying goodbye");
         }
     }
-}
-
-/// The workers among which units are shared out: not those that stop, and not
-/// those that have only just come, unless there are no others.
-fn members(live: &[LiveRow]) -> Vec<Member> {
-    let settled = live.iter().any(|row| !row.draining && row.age_s >= JOIN_DEBOUNCE_S);
-    live.iter()
-        .filter(|row| !row.draining && (!settled || row.age_s >= JOIN_DEBOUNCE_S))
-        .map(|row| Member {
-            worker_id: row.worker_id,
-            capacity: u32::try_from(row.capacity).unwrap_or(1),
-            sequencer: row.sequencer,
-            projector: row.projector,
-        })
-        .collect()
-}
-
-/// Who holds what, of those that live.
-fn holders(claims: &[claims::ClaimRow], live: &[LiveRow]) -> BTreeMap<Unit, Uuid> {
-    let lives = |worker_id: &Uuid| live.iter().any(|row| row.worker_id == *worker_id);
-    claims.iter().filter_map(|row| Some((row.unit, row.worker_id.filter(lives)?))).collect()
 }
 
 /// Puts a new state in place of the old one; a claim that goes is cancelled.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
-use metrics::{counter, gauge, histogram};
+use metrics::{gauge, histogram};
 use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -242,7 +242,7 @@ impl Service {
     /// A shard whose checkpoint is where it was has lost its claim; a new epoch is
     /// asked for unless there is one already.
     async fn start_over(&self, conn: &mut PgConnection, refused: &[Step]) -> Result<Option<Prepared>, Error> {
-        counter!(metric::FENCED, "write" => "flush").increment(1);
+        self.renewals.count_fenced("flush");
         tracing::warn!(ledger = %self.ledger, shards = refused.len(), "a flush was refused for some shards; reading checkpoints again");
         self.reload(conn).await?;
         let fenced: Vec<&Step> = refused.iter().filter(|step| self.checkpoints.get(step.shard) == step.from).collect();

@@ -516,7 +516,6 @@ impl Engine {
                 Ok(())
             }
             Err(Error::Fenced { epoch }) => {
-                counter!(metric::FENCED, "write" => "append").increment(1);
                 tracing::warn!(ledger = %self.context.ledger, epoch, "an append was refused: the claim has a newer epoch");
                 self.take_back().await;
                 Err(ExitReason::Fenced)

@@ -74,6 +74,9 @@ impl Service {
             match served.unwrap_or(Ok(ExitReason::Panicked)) {
                 Ok(ExitReason::Cancelled) => {}
                 Ok(reason) => {
+                    if matches!(reason, ExitReason::Fenced) {
+                        self.renewals.count_fenced("append");
+                    }
                     tracing::warn!(ledger = %self.ledger, epoch = claim.epoch, ?reason, "the sequencer stopped; starting over from the log");
                     // What would only happen again does not happen in a storm.
                     if matches!(reason, ExitReason::Panicked | ExitReason::Failed(Error::Exhausted(_))) {

@@ -10,7 +10,7 @@
 //! Everything here runs on the worker's one dedicated connection, never pooled:
 //! session locks on pooled connections are lost or starve the pool.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::connect::application_name;
@@ -85,13 +85,34 @@ pub async fn register(conn: &mut PgConnection, worker_id: Uuid, worker: &Registr
     Ok(())
 }
 
-/// Says that the worker lives, and whether it is about to stop. Also proves that
-/// the session with its locks lives.
-pub async fn heartbeat(conn: &mut PgConnection, worker_id: Uuid, draining: bool) -> Result<(), Error> {
+/// What a worker says of itself with every heartbeat.
+#[derive(Clone, Debug, Default)]
+pub struct Condition {
+    /// It is about to stop.
+    pub draining: bool,
+    /// Units that it should hold and could not get.
+    pub denied: Vec<Unit>,
+    /// Its writes that a newer epoch refused.
+    pub writes_fenced: u64,
+}
+
+/// Says that the worker lives, and how it is. Also proves that the session with
+/// its locks lives.
+pub async fn heartbeat(conn: &mut PgConnection, worker_id: Uuid, condition: &Condition) -> Result<(), Error> {
+    let ledgers: Vec<LedgerId> = condition.denied.iter().filter_map(|unit| sequencer_of(*unit)).collect();
+    let shards: Vec<Shard> = condition.denied.iter().filter_map(|unit| shard_of(*unit)).collect();
     sqlx::query!(
-        "UPDATE workers SET heartbeat_at = clock_timestamp(), draining = $2 WHERE worker_id = $1",
+        r#"
+        UPDATE workers
+        SET heartbeat_at = clock_timestamp(), draining = $2, ledgers_denied = $3, shards_denied = $4,
+            writes_fenced = $5
+        WHERE worker_id = $1
+        "#,
         worker_id,
-        draining
+        condition.draining,
+        &ledgers,
+        &shards,
+        i64::try_from(condition.writes_fenced).unwrap_or(i64::MAX)
     )
     .execute(conn)
     .await?;
@@ -379,25 +400,60 @@ pub struct WorkerRow {
     pub advertised_address: String,
     pub version: String,
     pub started_at: chrono::DateTime<chrono::Utc>,
+    /// Since it joined.
+    pub age_s: f64,
     pub heartbeat_age_s: f64,
+    /// Its session is there. By its number alone: the role that asks is not told since when.
+    pub has_session: bool,
     pub draining: bool,
     pub capacity: i32,
     pub sequencer: bool,
     pub projector: bool,
+    pub ledgers_denied: Vec<LedgerId>,
+    pub shards_denied: Vec<Shard>,
+    pub writes_fenced: i64,
 }
 
-/// All workers that are not long gone.
-pub async fn workers(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<WorkerRow>, Error> {
-    Ok(sqlx::query_as!(
+impl WorkerRow {
+    /// It as one that lives.
+    pub fn to_live(&self) -> LiveRow {
+        LiveRow {
+            worker_id: self.worker_id,
+            internal_url: None,
+            capacity: self.capacity,
+            sequencer: self.sequencer,
+            projector: self.projector,
+            draining: self.draining,
+            age_s: self.age_s,
+        }
+    }
+
+    /// Whether the other workers count on it.
+    pub fn lives(&self) -> bool {
+        self.has_session && self.heartbeat_age_s < STALE_AFTER_S
+    }
+}
+
+/// All workers that are not long gone, and all claims, as of one moment: a worker
+/// that comes or goes between two reads would leave claims of nobody.
+pub async fn overview(pool: &PgPool) -> Result<(Vec<WorkerRow>, Vec<ClaimRow>), Error> {
+    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+    let workers = sqlx::query_as!(
         WorkerRow,
         r#"
-        SELECT worker_id, advertised_address, version, started_at, draining, capacity, sequencer, projector,
-               extract(epoch FROM clock_timestamp() - heartbeat_at)::float8 AS "heartbeat_age_s!"
-        FROM workers ORDER BY started_at
+        SELECT w.worker_id, w.advertised_address, w.version, w.started_at, w.draining, w.capacity, w.sequencer,
+               w.projector, w.ledgers_denied, w.shards_denied, w.writes_fenced,
+               extract(epoch FROM clock_timestamp() - w.started_at)::float8 AS "age_s!",
+               extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS "heartbeat_age_s!",
+               EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.backend_pid) AS "has_session!"
+        FROM workers w ORDER BY w.started_at
         "#
     )
-    .fetch_all(executor)
-    .await?)
+    .fetch_all(&mut *transaction)
+    .await?;
+    let claims = list(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok((workers, claims))
 }
 
 /// A new epoch for a unit of this worker's; `None` when another worker has

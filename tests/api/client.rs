@@ -142,6 +142,16 @@ impl Client {
     }
 
     pub async fn send_bytes(&self, method: Method, path: &str, headers: &[(&str, &[u8])], body: Vec<u8>) -> Answer {
+        self.send_any(method, path, headers, body.into()).await
+    }
+
+    /// The same with a body that need not be there yet, or ever.
+    pub async fn send_body(&self, method: Method, path: &str, headers: &[(&str, &str)], body: reqwest::Body) -> Answer {
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+        self.send_any(method, path, &headers, body).await
+    }
+
+    async fn send_any(&self, method: Method, path: &str, headers: &[(&str, &[u8])], body: reqwest::Body) -> Answer {
         let mut request = self.http.request(method.clone(), self.url(path)).body(body);
         for (name, value) in headers {
             let name = HeaderName::from_bytes(name.as_bytes()).unwrap();

@@ -27,6 +27,9 @@ async fn the_cluster_shows_who_does_what() {
     assert_eq!(worker["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(worker["draining"], false);
     assert_eq!(worker["shards"], json!(["0-63"]));
+    let nothing = json!({"ledgers": [], "shards": []});
+    assert_eq!((&worker["live"], &worker["writes_fenced"]), (&json!(true), &json!(0)));
+    assert_eq!((&worker["denied"], &cluster["unowned"], &cluster["moves"]), (&nothing, &nothing, &json!([])));
     assert_eq!((&cluster["ledgers"][0]["ledger"], &cluster["ledgers"][0]["head"]), (&"main".into(), &head.into()));
     assert_eq!(cluster["ledgers"][0]["worker_id"], worker["worker_id"]);
     let shards = cluster["shards"].as_array().unwrap();

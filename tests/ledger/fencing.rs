@@ -2,9 +2,12 @@
 
 use sqlx::PgConnection;
 use steelyard::ledger::decide::event;
-use steelyard::ledger::{AccountCode, AssetCode, Command, Fact, Limits, Moment, OpenAccount, Side};
+use steelyard::ledger::{AccountCode, AssetCode, Command, Fact, Limits, Moment, OpenAccount, Position, Side};
+use steelyard::projector::fold::Fold;
 use steelyard::sequencer::Outcome;
+use steelyard::store::claims::{self, Unit};
 use steelyard::store::events::KeyRow;
+use steelyard::store::projections::{self, Step};
 use steelyard::store::{Database, Error, LedgerId, events};
 
 use super::{PATIENCE, code, eur, main_ledger, open_accounts, payment, serving, submit, worker};
@@ -81,12 +84,53 @@ async fn a_takeover_waits_for_an_append_under_way() {
     assert_eq!(head.map(|(position, _)| position), Some(1));
 }
 
+/// The same for a shard. FOR KEY SHARE would not do: raising the epoch changes no
+/// column of a key.
+#[tokio::test]
+async fn a_takeover_of_a_shard_waits_for_a_flush_under_way() {
+    let url = Postgres::shared().await.database().await;
+    let worker = worker(&url).await;
+    let ledger = main_ledger(&worker);
+    open_accounts(&ledger).await;
+    let head = ledger.tail.head();
+    tokio::time::timeout(PATIENCE, ledger.checkpoints.reached(head)).await.unwrap();
+    worker.stop().await;
+    let database = Database::new(&url).unwrap();
+    let mut projector = database.connect_serving().await.unwrap();
+    let mut taker = database.connect_owner().await.unwrap();
+    let epoch = "SELECT epoch FROM shard_claims WHERE shard = 0";
+    let epoch: i64 = sqlx::query_scalar(epoch).fetch_one(&mut projector).await.unwrap();
+    let from: Vec<Option<Position>> = vec![Some(head); 64];
+    let nothing = Fold::new(1, 64, &from, 1).finish().remove(0);
+    sqlx::query("BEGIN").execute(&mut projector).await.unwrap();
+    let steps = [Step { shard: 0, epoch, from: head }];
+    let flushed = projections::flush(&mut projector, 1, &steps, head + 1, &nothing).await.unwrap();
+    assert_eq!(flushed.advanced, [0]);
+    let raise = tokio::spawn(async move {
+        let raised = claims::raise(&mut taker, uuid::Uuid::nil(), &[Unit::Projector(0)]).await.unwrap();
+        // A statement of its own, after the wait: it sees what the wait was for.
+        let reached = "SELECT position FROM checkpoints WHERE shard = 0";
+        (raised, sqlx::query_scalar::<_, i64>(reached).fetch_one(&mut taker).await.unwrap())
+    });
+    waits(&database, "UPDATE shard_claims").await;
+    sqlx::query("COMMIT").execute(&mut projector).await.unwrap();
+    let (raised, reached) = raise.await.unwrap();
+    assert_eq!(raised, [(Unit::Projector(0), epoch + 1)]);
+    assert_eq!(reached, head as i64 + 1);
+}
+
 /// Waits until a takeover of a sequencer waits for a lock.
 async fn a_takeover_waits(database: &Database) {
+    waits(database, "UPDATE sequencer_claims").await;
+}
+
+/// Waits until one such statement waits for a lock.
+async fn waits(database: &Database, statement: &str) {
     let mut watcher = database.connect_owner().await.unwrap();
-    eventually("the takeover waits for the append", async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE sequencer_claims%' AND datname = current_database()";
-        sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut watcher).await.unwrap() == 1
+    eventually("the takeover waits", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE $1 AND datname = current_database()";
+        let waiting = sqlx::query_scalar::<_, i64>(sql).bind(format!("%{statement}%"));
+        waiting.fetch_one(&mut watcher).await.unwrap() == 1
     })
     .await;
 }

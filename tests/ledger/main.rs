@@ -5,6 +5,7 @@ mod fencing;
 mod keys;
 mod load;
 mod plans;
+mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
 mod traps;

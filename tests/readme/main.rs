@@ -1,10 +1,16 @@
 //! The README, run: its requests against a fresh server and its queries as an analyst, on the built-in PostgreSQL.
 //!
 //! A block that begins with ```` ```sh ```` and `curl` is a request; a ```` ```json ```` block that follows it is its
-//! answer, in which ids and times may differ. A ```` ```sql ```` block is one query. They build on each other, in order.
+//! answer, in which ids and times may differ. A ```` ```sql ```` block is one query; a ```` ```text ```` block that
+//! follows it is what `psql` prints. A block that begins with `$ steelyard` is commands and their outputs, and one of log
+//! lines is what the server says as it starts (see [`transcript`]). They build on each other, in order.
 
+mod help;
 mod readme;
 mod server;
+mod transcript;
+
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -15,6 +21,9 @@ use server::Server;
 /// The role that the README's queries are written for.
 const ANALYST: &str = "steelyard_analyst";
 
+/// Time for a projection to reach the log: milliseconds, on a machine that has nothing else to do.
+const PROJECTED_WAIT: Duration = Duration::from_secs(30);
+
 /// Members of answers that are new in every run.
 const VOLATILE: [&str; 6] = ["id", "transaction_id", "opened_at", "recorded_at", "effective_at", "created_at"];
 
@@ -23,9 +32,10 @@ async fn the_readme_does_what_it_says() {
     let server = Server::start();
     let blocks = readme::blocks();
     let mut answer = None;
-    let (mut requests, mut answers, mut queries) = (0, 0, 0);
-    // The session begins with the first query: what was requested before it is there.
-    let mut analyst = None;
+    let (mut requests, mut answers, mut queries, mut results, mut commands, mut logs) = (0, 0, 0, 0, 0, 0);
+    let mut analyst = session(&server, Some(ANALYST)).await;
+    let mut owner = session(&server, None).await;
+    let mut rows = None;
     for block in &blocks {
         match block {
             Block::Curl(command) => {
@@ -38,20 +48,50 @@ async fn the_readme_does_what_it_says() {
                 answers += 1;
             }
             Block::Sql(query) => {
-                if analyst.is_none() {
-                    analyst = Some(session(&server, Some(ANALYST)).await);
-                }
-                let conn = analyst.as_mut().expect("it has just been made");
-                let rows = sqlx::raw_sql(AssertSqlSafe(query.clone())).fetch_all(conn).await;
-                let rows = rows.unwrap_or_else(|error| panic!("{error}:\n{query}"));
-                assert!(!rows.is_empty(), "no rows:\n{query}");
+                projected(&mut owner).await;
+                let found = sqlx::raw_sql(AssertSqlSafe(query.clone())).fetch_all(&mut analyst).await;
+                let found = found.unwrap_or_else(|error| panic!("{error}:\n{query}"));
+                assert!(!found.is_empty(), "no rows:\n{query}");
+                rows = Some(server.psql(ANALYST, query));
                 queries += 1;
+            }
+            Block::Rows(expected) => {
+                let actual = rows.take().expect("rows follow the query that finds them");
+                assert!(
+                    transcript::agree(expected, &actual),
+                    "the README shows\n{expected}\nand these are found:\n{actual}"
+                );
+                results += 1;
+            }
+            Block::Log(expected) => {
+                // Two tasks log, so the order may differ.
+                let actual = server.log_until(|line| line.ends_with("status to=serving"));
+                let actual: Vec<_> = actual.iter().map(|line| transcript::shape(line)).collect();
+                for line in expected.lines() {
+                    assert!(actual.contains(&transcript::shape(line)), "not logged: {line}\nbut {actual:#?}");
+                }
+                logs += 1;
+            }
+            Block::Transcript(block) => {
+                for step in transcript::steps(block) {
+                    let actual = server.run(&step.command);
+                    let shown = &step.output;
+                    assert!(
+                        transcript::agree(shown, &actual),
+                        "the README shows\n{shown}\nand this is printed by {}:\n{actual}",
+                        step.command
+                    );
+                    commands += 1;
+                }
             }
         }
     }
-    assert!(requests >= 5 && answers >= 3 && queries >= 5, "{requests} requests, {answers} answers, {queries} queries");
+    let counted = format!(
+        "{requests} requests, {answers} answers, {queries} queries, {results} of them with rows, \
+         {commands} commands, {logs} logs"
+    );
+    assert!(requests >= 5 && answers >= 3 && queries >= 5 && results >= 5 && commands >= 5 && logs == 1, "{counted}");
 
-    let mut analyst = analyst.expect("there are queries");
     let (assets, unbalanced): (i64, i64) = sqlx::query_as(
         "SELECT count(*), count(*) FILTER (WHERE net_debit <> 0)
          FROM (SELECT sum(net_debit) AS net_debit FROM reporting.trial_balance GROUP BY ledger, asset) AS totals",
@@ -61,6 +101,7 @@ async fn the_readme_does_what_it_says() {
     .unwrap();
     assert!(assets > 0 && unbalanced == 0, "the trial balance of {unbalanced} of {assets} assets is not zero");
     analyst.close().await.unwrap();
+    owner.close().await.unwrap();
     server.stop();
 }
 
@@ -125,6 +166,24 @@ async fn analysts_read_reporting_and_nothing_else() {
     analyst.close().await.unwrap();
     owner.close().await.unwrap();
     server.stop();
+}
+
+/// Waits until what was acknowledged is in the reports, which come a moment after it.
+async fn projected(owner: &mut PgConnection) {
+    let began = Instant::now();
+    loop {
+        let (head, cut): (Option<i64>, Option<i64>) = sqlx::query_as(
+            "SELECT (SELECT max(position) FROM events), (SELECT min(position) FROM reporting.consistent_cut)",
+        )
+        .fetch_one(&mut *owner)
+        .await
+        .unwrap();
+        if head == cut {
+            return;
+        }
+        assert!(began.elapsed() < PROJECTED_WAIT, "the reports reach {cut:?} of {head:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A session on the server's database, as its owner or in a role.

@@ -1,6 +1,6 @@
 //! The README's blocks that can be run.
 
-const README: &str = include_str!("../../README.md");
+pub const README: &str = include_str!("../../README.md");
 
 /// A fenced block, without its fences.
 #[derive(Debug)]
@@ -10,9 +10,16 @@ pub enum Block {
     /// The answer to the request before it.
     Json(String),
     Sql(String),
+    /// What `psql` prints for the query before it.
+    Rows(String),
+    /// What the server logs as it starts.
+    Log(String),
+    /// Commands of this program, with what they print.
+    Transcript(String),
 }
 
-/// The blocks in order. Other languages, and shell blocks that are no requests, are for people only.
+/// The blocks in order. Other languages, and shell blocks that are no requests, are for people only. Text is what the
+/// block before it prints, if that is a query.
 pub fn blocks() -> Vec<Block> {
     let mut blocks = Vec::new();
     let mut lines = README.lines();
@@ -23,6 +30,9 @@ pub fn blocks() -> Vec<Block> {
             "sh" if text.starts_with("curl ") => blocks.push(Block::Curl(text)),
             "json" => blocks.push(Block::Json(text)),
             "sql" => blocks.push(Block::Sql(text)),
+            "text" | "console" if text.starts_with("$ steelyard ") => blocks.push(Block::Transcript(text)),
+            "text" if text.contains("Z  INFO ") => blocks.push(Block::Log(text)),
+            "text" if matches!(blocks.last(), Some(Block::Sql(_))) => blocks.push(Block::Rows(text)),
             _ => {}
         }
     }

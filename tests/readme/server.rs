@@ -3,8 +3,9 @@
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub struct Server {
     process: Child,
     address: String,
     dir: TempDir,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -40,12 +42,15 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = BufReader::new(process.stderr.take().unwrap());
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&log);
         let (listens, listening) = mpsc::channel();
         // Ends with the server. Its lines are shown with a test that fails.
         thread::spawn(move || {
-            for line in log.lines().map_while(Result::ok) {
+            for line in stderr.lines().map_while(Result::ok) {
                 eprintln!("{line}");
+                kept.lock().unwrap().push(line.clone());
                 if line.contains("listening")
                     && let Some(address) = line.split("address=").nth(1).and_then(|rest| rest.split(' ').next())
                 {
@@ -53,9 +58,22 @@ impl Server {
                 }
             }
         });
-        let mut server = Self { process, address: String::new(), dir };
+        let mut server = Self { process, address: String::new(), dir, log };
         server.address = listening.recv_timeout(START_WAIT).expect("the server says where it listens");
         server
+    }
+
+    /// What it has logged, once there is such a line.
+    pub fn log_until(&self, is_last: impl Fn(&str) -> bool) -> Vec<String> {
+        let began = Instant::now();
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(at) = log.iter().position(|line| is_last(line)) {
+                return log[..=at].to_vec();
+            }
+            assert!(began.elapsed() < START_WAIT, "the log is {log:#?}");
+            thread::sleep(POLL_EVERY);
+        }
     }
 
     /// Runs one `curl` command of the README, and gives back the answer's body.
@@ -81,6 +99,38 @@ impl Server {
         );
         assert!(output.status.success() && status.len() == 3 && status.starts_with('2'), "{command}\n{status}\n{body}");
         body.into_owned()
+    }
+
+    /// Runs one command of the README against it, and gives back what it prints, standard error included.
+    ///
+    /// It may fail where it says so, as a payment does that is declined.
+    pub fn run(&self, command: &str) -> String {
+        let programs = Path::new(env!("CARGO_BIN_EXE_steelyard")).parent().unwrap();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = bare("sh")
+            .args(["-c", &format!("exec 2>&1\n{command}")])
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("STEELYARD_URL", format!("http://{}", self.address))
+            .env("STEELYARD_DATA_DIR", self.dir.path().join("data"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let is_error = printed.lines().any(|line| line.starts_with("error: "));
+        assert_eq!(output.status.success(), !is_error, "{command}\n{}\n{printed}", output.status);
+        printed
+    }
+
+    /// What `psql` prints for a query in a role.
+    pub fn psql(&self, role: &str, query: &str) -> String {
+        let output = steelyard()
+            .args(["psql", "--data-dir"])
+            .arg(self.dir.path().join("data"))
+            .args(["--", "--no-psqlrc", "--quiet", "--command", &format!("SET ROLE {role}"), "--command", query])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{query}\n{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// The URL of its database, as the program itself tells it.
@@ -128,13 +178,17 @@ impl Drop for Server {
 }
 
 /// The program, with nothing of this environment that would change what it does.
-fn steelyard() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_steelyard"));
+pub fn steelyard() -> Command {
+    bare(env!("CARGO_BIN_EXE_steelyard"))
+}
+
+fn bare(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"STEELYARD_") {
             command.env_remove(name);
         }
     }
-    command.env_remove("DATABASE_URL").env_remove("RUST_LOG").env("NO_COLOR", "1");
+    command.env_remove("DATABASE_URL").env_remove("RUST_LOG").env_remove("COLUMNS").env("NO_COLOR", "1");
     command
 }

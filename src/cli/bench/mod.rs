@@ -46,9 +46,6 @@ It needs --database-url with a role that may read the log and create a schema (`
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct BenchArgs {
-    #[command(flatten)]
-    pub api: ApiArgs,
-
     /// Keep-alive connections. Each has one request in flight.
     #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub connections: u16,
@@ -88,6 +85,10 @@ pub struct BenchArgs {
     /// The server's database, to measure the ceiling in.
     #[command(flatten)]
     pub database: DatabaseArgs,
+
+    // Last: its heading is that of all options after it.
+    #[command(flatten)]
+    pub api: ApiArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

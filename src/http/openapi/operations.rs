@@ -405,7 +405,8 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Operations",
         summary: "Workers, claims and lags",
         description: "Who sequences which ledger and projects which shard since which epoch, and how far; of each \
-                      worker its shards as ranges.",
+                      worker its shards as ranges, and what it was refused; what is on its way to another worker, and \
+                      what nobody holds.",
         parameters: &[],
         body: None,
         answers: &[json_answer(200, "The cluster.", "Cluster", &[])],

@@ -74,6 +74,15 @@ fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
 }
 
+fn ledgers() -> Value {
+    json!({"type": "array", "items": short_name()})
+}
+
+/// Shards in words.
+fn ranges() -> Value {
+    json!({"type": "array", "items": {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"}})
+}
+
 fn uuid() -> Value {
     json!({"type": "string", "format": "uuid"})
 }
@@ -434,6 +443,10 @@ fn operations() -> Value {
             }),
             &["status"],
         ),
+        "Units": object(json!({
+            "ledgers": described(ledgers(), "Ledgers to sequence."),
+            "shards": described(ranges(), "Shards to project, neighbours together: `0-63`, `7`."),
+        })),
         "Cluster": object(json!({
             "workers": {"type": "array", "items": object(json!({
                 "worker_id": uuid(),
@@ -443,12 +456,11 @@ fn operations() -> Value {
                 "roles": {"type": "array", "items": {"type": "string", "enum": ["api", "sequencer", "projector"]}},
                 "started_at": timestamp(),
                 "heartbeat_age_ms": count(),
+                "live": {"type": "boolean", "description": "The others count on it: it was heard of within 5 s, and its session is there."},
                 "draining": {"type": "boolean"},
-                "shards": {
-                    "type": "array",
-                    "items": {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"},
-                    "description": "What it projects, neighbours together: `0-63`, `7`.",
-                },
+                "shards": described(ranges(), "What it projects, neighbours together: `0-63`, `7`."),
+                "denied": described(reference("Units"), "What it should hold and could not get, at its last heartbeat. For seconds in a move; longer means that another session holds the lock."),
+                "writes_fenced": described(count(), "Its appends and flushes that were refused because another worker had taken over, since it started."),
             }))},
             "ledgers": {"type": "array", "items": claim(json!({
                 "ledger": short_name(),
@@ -463,6 +475,13 @@ fn operations() -> Value {
                     "lag_ms": described(nullable(count()), "Age of the oldest event that is not projected; null where another worker knows it."),
                 }))},
             }))},
+            "moves": {"type": "array", "description": "What is on its way to another worker.", "items": object(json!({
+                "from": described(nullable(uuid()), "Who holds it; null when nobody does that lives."),
+                "to": described(uuid(), "Who is to."),
+                "ledgers": ledgers(),
+                "shards": described(ranges(), "Shards, neighbours together."),
+            }))},
+            "unowned": described(reference("Units"), "What no worker that lives holds."),
         })),
     })
 }

@@ -13,9 +13,10 @@ use super::super::params::InPath;
 use super::super::problem::{Code, Problem};
 use super::super::wire::Timestamp;
 use super::super::{SharedApp, answer};
-use crate::cluster::Status;
+use crate::cluster::assignment::assign;
+use crate::cluster::{Status, overview};
 use crate::ledger::Position;
-use crate::store::claims::{self, Unit};
+use crate::store::claims::{self, Unit, WorkerRow};
 use crate::store::{self, Epoch, LedgerId, Shard};
 use crate::telemetry::metric;
 
@@ -87,6 +88,25 @@ struct Cluster {
     workers: Vec<WorkerOutput>,
     ledgers: Vec<LedgerOutput>,
     shards: Vec<ShardOutput>,
+    /// What is on its way to another worker.
+    moves: Vec<MoveOutput>,
+    /// What no worker that lives holds.
+    unowned: UnitsOutput,
+}
+
+#[derive(Serialize)]
+struct MoveOutput {
+    from: Option<Uuid>,
+    to: Uuid,
+    #[serde(flatten)]
+    units: UnitsOutput,
+}
+
+/// Units of work: ledgers to sequence, and shards to project, as ranges.
+#[derive(Serialize)]
+struct UnitsOutput {
+    ledgers: Vec<String>,
+    shards: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -99,9 +119,15 @@ struct WorkerOutput {
     roles: Vec<&'static str>,
     started_at: Timestamp,
     heartbeat_age_ms: u64,
+    /// Whether the other workers count on it.
+    live: bool,
     draining: bool,
     /// What it projects, as ranges: `0-63`, `7`.
     shards: Vec<String>,
+    /// What it should hold and could not get, at its last heartbeat.
+    denied: UnitsOutput,
+    /// Its writes that a newer epoch refused, since it started.
+    writes_fenced: i64,
 }
 
 #[derive(Serialize)]
@@ -135,8 +161,13 @@ struct CheckpointOutput {
 /// `GET /v1/cluster`
 pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> {
     let pool = app.worker.database.pool();
-    let claims = claims::list(pool).await?;
-    let workers = claims::workers(pool).await?;
+    let (workers, claims) = claims::overview(pool).await?;
+    let live: Vec<_> = workers.iter().filter(|worker| worker.lives()).map(WorkerRow::to_live).collect();
+    let units: Vec<Unit> = claims.iter().map(|claim| claim.unit).collect();
+    let holders = overview::holders(&claims, &live);
+    let assigned = assign(&overview::members(&live), &holders, &units);
+    let names: BTreeMap<LedgerId, String> =
+        app.worker.ledgers.all().iter().map(|ledger| (ledger.ledger_id, ledger.name.to_string())).collect();
     let mut heads: BTreeMap<LedgerId, (String, Position)> = BTreeMap::new();
     let mut checkpoints: BTreeMap<Shard, Vec<CheckpointOutput>> = BTreeMap::new();
     for ledger in app.worker.ledgers.all() {
@@ -157,8 +188,15 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
         }
         heads.insert(ledger.ledger_id, (ledger.name.to_string(), head));
     }
-    let mut output = Cluster { workers: Vec::new(), ledgers: Vec::new(), shards: Vec::new() };
-    let mut held: BTreeMap<Uuid, BTreeSet<Shard>> = BTreeMap::new();
+    let moves = overview::moves(&units, &holders, &assigned).into_iter();
+    let mut output = Cluster {
+        workers: Vec::new(),
+        ledgers: Vec::new(),
+        shards: Vec::new(),
+        moves: moves.map(|way| MoveOutput { from: way.from, to: way.to, units: told(&way.units, &names) }).collect(),
+        unowned: told(&overview::unowned(&units, &holders), &names),
+    };
+    let mut held: BTreeMap<Uuid, BTreeSet<Unit>> = BTreeMap::new();
     for claim in claims {
         let (worker_id, epoch, claimed_at) = (claim.worker_id, claim.epoch, claim.claimed_at.map(Timestamp));
         match claim.unit {
@@ -168,7 +206,7 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
             }
             Unit::Projector(shard) => {
                 if let Some(worker_id) = worker_id {
-                    held.entry(worker_id).or_default().insert(shard);
+                    held.entry(worker_id).or_default().insert(claim.unit);
                 }
                 let checkpoints = checkpoints.remove(&shard).unwrap_or_default();
                 output.shards.push(ShardOutput { shard, worker_id, epoch, claimed_at, checkpoints });
@@ -178,6 +216,9 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
     output.workers = workers
         .into_iter()
         .map(|worker| WorkerOutput {
+            live: worker.lives(),
+            denied: told(&denied(&worker), &names),
+            writes_fenced: worker.writes_fenced,
             worker_id: worker.worker_id,
             address: worker.advertised_address,
             version: worker.version,
@@ -186,7 +227,7 @@ pub async fn cluster(State(app): State<SharedApp>) -> Result<Response, Problem> 
             started_at: Timestamp(worker.started_at),
             heartbeat_age_ms: (worker.heartbeat_age_s.max(0.0) * 1_000.0) as u64,
             draining: worker.draining,
-            shards: held.get(&worker.worker_id).map(ranges).unwrap_or_default(),
+            shards: held.get(&worker.worker_id).map(overview::ranges).unwrap_or_default(),
         })
         .collect();
     Ok(answer(StatusCode::OK, &output, None, false))
@@ -198,18 +239,17 @@ fn roles(sequencer: bool, projector: bool) -> Vec<&'static str> {
     all.into_iter().filter(|(_, has)| *has).map(|(role, _)| role).collect()
 }
 
-/// Neighbours together: `0-15`, `17`, `20-63`.
-fn ranges(shards: &BTreeSet<Shard>) -> Vec<String> {
-    let mut ranges: Vec<(Shard, Shard)> = Vec::new();
-    for shard in shards {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == *shard => *last = *shard,
-            _ => ranges.push((*shard, *shard)),
-        }
-    }
-    let text =
-        |(first, last): (Shard, Shard)| if first == last { first.to_string() } else { format!("{first}-{last}") };
-    ranges.into_iter().map(text).collect()
+/// What a worker should hold and could not get.
+fn denied(worker: &WorkerRow) -> BTreeSet<Unit> {
+    let ledgers = worker.ledgers_denied.iter().copied().map(Unit::Sequencer);
+    ledgers.chain(worker.shards_denied.iter().copied().map(Unit::Projector)).collect()
+}
+
+/// Units by the names that clients know.
+fn told(units: &BTreeSet<Unit>, names: &BTreeMap<LedgerId, String>) -> UnitsOutput {
+    // One that was made this moment has no name here yet.
+    let ledgers = overview::ledgers(units).filter_map(|ledger_id| names.get(&ledger_id).cloned());
+    UnitsOutput { ledgers: ledgers.collect(), shards: overview::ranges(units) }
 }
 
 /// `GET /problems/{code}`
@@ -226,21 +266,4 @@ pub async fn problem(InPath(name): InPath<String>) -> Result<Response, Problem> 
         remedy = code.remedy(),
     );
     Ok(([(header::CONTENT_TYPE, "text/html; charset=utf-8")], page).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shards_are_told_as_ranges() {
-        for (shards, expected) in [
-            (vec![], vec![]),
-            (vec![5], vec!["5"]),
-            ((0..64).collect(), vec!["0-63"]),
-            (vec![0, 1, 3, 7, 8, 9, 63], vec!["0-1", "3", "7-9", "63"]),
-        ] {
-            assert_eq!(ranges(&shards.into_iter().collect()), expected);
-        }
-    }
 }

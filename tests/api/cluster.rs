@@ -1,0 +1,176 @@
+//! What operators see of the work that is not where it should be.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use steelyard::store::claims::{self, Registration, Unit};
+use uuid::Uuid;
+
+use crate::client::{Client, payment, start_on_database};
+use crate::support::{Postgres, Process, Server, eventually};
+
+async fn cluster(client: &Client) -> Value {
+    client.get("//v1/cluster").await.is(200).body
+}
+
+/// Waits for a state of the cluster, and gives it.
+async fn until(client: &Client, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let mut found = Value::Null;
+    eventually(what, async || {
+        found = cluster(client).await;
+        wanted(&found)
+    })
+    .await;
+    found
+}
+
+fn nothing() -> Value {
+    json!({"ledgers": [], "shards": []})
+}
+
+/// A worker that counts as alive for as long as its session stands, projects all shards, and gives none back.
+async fn one_that_holds_on(conn: &mut PgConnection) -> Uuid {
+    let worker_id = Uuid::from_u128(1);
+    let registration = Registration {
+        address: "http://holds-on".to_owned(),
+        internal_url: None,
+        version: "0".to_owned(),
+        capacity: 1,
+        sequencer: false,
+        projector: true,
+    };
+    claims::register(conn, worker_id, &registration).await.unwrap();
+    let shards: Vec<Unit> = (0..64).map(Unit::Projector).collect();
+    assert_eq!(claims::try_lock(conn, &shards).await.unwrap().len(), 64);
+    claims::raise(conn, worker_id, &shards).await.unwrap();
+    // Both have settled, and one beats ahead of time.
+    let ahead = "UPDATE workers SET heartbeat_at = now() + interval '1 hour', started_at = now() - interval '1 hour'";
+    sqlx::query(ahead).execute(conn).await.unwrap();
+    worker_id
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_is_shown_until_it_has_arrived() {
+    let url = Postgres::shared().await.database().await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let holder = one_that_holds_on(&mut conn).await.to_string();
+    let server = Server::start(&url).await;
+    let client = Client::new(&server.origin());
+
+    let moving = |cluster: &Value| cluster["workers"][1]["denied"] != nothing();
+    let found = until(&client, "it wants its share", moving).await;
+    let joined = &found["workers"][1];
+    assert_eq!((&found["workers"][0]["worker_id"], &found["workers"][0]["live"]), (&json!(holder), &json!(true)));
+    assert_eq!((&joined["live"], &joined["shards"]), (&json!(true), &json!([])));
+    let shares = shards(&joined["denied"]["shards"]);
+    assert_eq!(shares.len(), 32);
+    assert_eq!(
+        found["moves"],
+        json!([{"from": holder, "to": joined["worker_id"], "ledgers": [], "shards": joined["denied"]["shards"]}])
+    );
+    assert_eq!(found["unowned"], nothing());
+
+    conn.close().await.unwrap();
+    let arrived = |cluster: &Value| cluster["moves"] == json!([]) && cluster["workers"][1]["denied"] == nothing();
+    let found = until(&client, "all has arrived", arrived).await;
+    assert_eq!((&found["workers"][0]["live"], &found["workers"][0]["shards"]), (&json!(false), &json!([])));
+    assert_eq!(found["workers"][1]["shards"], json!(["0-63"]));
+    assert_eq!(found["unowned"], nothing());
+    server.close().await;
+}
+
+/// The numbers in ranges.
+fn shards(ranges: &Value) -> BTreeSet<u16> {
+    let ranges = ranges.as_array().unwrap().iter().map(|range| range.as_str().unwrap());
+    let bounds = ranges.map(|range| range.split_once('-').unwrap_or((range, range)));
+    bounds.flat_map(|(first, last)| first.parse().unwrap()..=last.parse().unwrap()).collect()
+}
+
+/// The trap: a deploy makes every shard move, and all of them at once.
+#[tokio::test]
+async fn a_join_moves_one_share_once_and_few_shards_at_a_time() {
+    let url = Postgres::shared().await.database().await;
+    let first = Process::spawn(&url, &[]).await;
+    first.serves().await;
+    let second = Process::spawn(&url, &[]).await;
+    let client = Client::new(second.origin());
+    let held = |cluster: &Value| {
+        let of = |worker: &Value| shards(&worker["shards"]).len();
+        cluster["workers"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let found = until(&client, "each has its share", |cluster| held(cluster) == [32, 32]).await;
+    assert_eq!(found["moves"], json!([]));
+    let log = first.log();
+    let given = || -> Vec<u64> {
+        let log = log.borrow();
+        let giving = log.iter().filter(|line| line["message"] == "giving units to other workers");
+        giving.map(|line| line["units"].as_u64().unwrap()).collect()
+    };
+    eventually("all that was given is logged", async || given().iter().sum::<u64>() >= 32).await;
+    let given = given();
+    assert!(given.iter().sum::<u64>() == 32 && given.iter().all(|units| *units <= 8), "{given:?}");
+    let epochs = found["shards"].as_array().unwrap().iter().map(|shard| shard["epoch"].as_i64().unwrap());
+    assert_eq!(epochs.filter(|epoch| *epoch == 2).count(), 32, "each changed hands once: {}", found["shards"]);
+    second.kill().await;
+    first.kill().await;
+}
+
+/// A denial is never silence: it is a metric, a line of the log and a line of `steelyard cluster`.
+#[tokio::test]
+async fn a_claim_that_is_denied_and_a_unit_that_nobody_holds_are_seen_everywhere() {
+    let url = Postgres::shared().await.database().await;
+    // A session that is no worker's, as a pooler would leave one behind.
+    let mut orphan = PgConnection::connect(&url).await.unwrap();
+    assert_eq!(claims::try_lock(&mut orphan, &[Unit::Projector(5)]).await.unwrap().len(), 1);
+    let process = Process::spawn(&url, &[]).await;
+    process.serves().await;
+    let client = Client::new(process.origin());
+
+    let five = json!({"ledgers": [], "shards": ["5"]});
+    let found = until(&client, "it is denied", |cluster| cluster["workers"][0]["denied"] == five).await;
+    assert_eq!(found["unowned"], five);
+    let worker_id = &found["workers"][0]["worker_id"];
+    assert_eq!(found["moves"], json!([{"from": null, "to": worker_id, "ledgers": [], "shards": ["5"]}]));
+    assert_eq!(found["workers"][0]["shards"], json!(["0-4", "6-63"]));
+    let metrics = client.get("//metrics").await.is(200).text;
+    for line in ["steelyard_claims_denied 1", "steelyard_units_unowned 1"] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+    }
+    let shown = tokio::process::Command::new(env!("CARGO_BIN_EXE_steelyard"))
+        .args(["cluster", "--url", process.origin()])
+        .output()
+        .await
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for line in ["held by nobody: shards 5", &format!("nobody      {}  shards 5", worker_id.as_str().unwrap())] {
+        assert!(shown.lines().any(|found| found == line), "{line} is not in\n{shown}");
+    }
+    for message in ["no worker holds units", "claims are denied: another session holds their locks"] {
+        let line = process.logs(|line| line["message"] == message).await;
+        assert_eq!((&line["level"], &line["units"]), (&json!("WARN"), &json!("shards 5")), "{line}");
+    }
+
+    orphan.close().await.unwrap();
+    until(&client, "all is well", |cluster| {
+        (&cluster["workers"][0]["denied"], &cluster["unowned"]) == (&nothing(), &nothing())
+    })
+    .await;
+    for message in ["units are held again", "claims are denied no longer"] {
+        let line = process.logs(|line| line["message"] == message).await;
+        assert_eq!(line["units"], "shards 5", "{line}");
+    }
+    process.kill().await;
+}
+
+#[tokio::test]
+async fn writes_that_were_fenced_are_counted_for_all_to_see() {
+    let (server, client, url) = start_on_database().await;
+    assert_eq!(cluster(&client).await["workers"][0]["writes_fenced"], 0);
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    // As if another worker had taken over, and given back.
+    sqlx::query("UPDATE sequencer_claims SET epoch = epoch + 1").execute(&mut conn).await.unwrap();
+    client.pay("k", &payment("alice", "bob", 1)).await.is(201);
+    until(&client, "it is told", |cluster| cluster["workers"][0]["writes_fenced"] == 1).await;
+    server.close().await;
+}
