@@ -63,6 +63,12 @@ impl Opened {
     /// Connections to it, with the schema brought up to this release.
     pub async fn migrated(&self) -> anyhow::Result<Database> {
         let database = Database::new(&self.url).context("the database URL is not valid")?;
+        if !database.is_direct().await.context("the database cannot be reached")? {
+            anyhow::bail!(
+                "a pooler lies before the database; say with --claims-database-url \
+                 (STEELYARD_CLAIMS_DATABASE_URL) how it is reached without"
+            );
+        }
         database.migrate().await.context("the database's schema could not be brought up to date")?;
         match &self.pooler_url {
             Some(url) => database.through_pooler(url).context("the pooler's URL is not valid"),

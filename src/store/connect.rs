@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row};
 use uuid::Uuid;
 
 use super::connection::{Pool, Way};
@@ -87,6 +87,22 @@ impl Database {
         connect(&self.direct.clone().options(WATCHED)).await
     }
 
+    /// Whether nothing lies between that shares sessions: a pooler refuses what a
+    /// session asks for as it starts, or drops it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: the database is not reachable.
+    pub async fn is_direct(&self) -> Result<bool, Error> {
+        let mut conn = match self.connect_owner().await {
+            Err(error) if error.to_string().contains("unsupported startup parameter") => return Ok(false),
+            connected => connected?,
+        };
+        let (name, asked) = WATCHED[0];
+        let shown = sqlx::raw_sql(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(&mut conn).await?;
+        conn.close().await?;
+        Ok(shown.try_get::<String, _>(0)? == asked)
+    }
+
     /// Brings the schema up to this release.
     pub async fn migrate(&self) -> Result<(), sqlx::migrate::MigrateError> {
         let mut conn = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.direct))
@@ -136,6 +152,12 @@ fn pool(serving: &PgConnectOptions, way: Way) -> Pool {
 fn serving(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().options([("role", SERVING_ROLE), ("idle_in_transaction_session_timeout", "10s")]).options(WATCHED)
 }
+
+/// The same for a transaction in a session that is somebody else's before and after. How
+/// TCP finds out about a client that is gone is the pooler's to know.
+pub(super) const BEGIN_SERVING: &str = "BEGIN; SET LOCAL ROLE steelyard_serving; \
+                                        SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+                                        SET LOCAL client_connection_check_interval = '2s'";
 
 /// A session whose client is gone ends by itself, and with it its locks: within
 /// seconds, where half-open connections would live for hours.

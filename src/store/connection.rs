@@ -24,6 +24,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgCopyIn, PgPool, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Connection as _, Either, Execute, Executor, PgConnection, Postgres, SqlStr};
 
+use super::connect::BEGIN_SERVING;
+
 /// What lies between us and PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
@@ -37,12 +39,7 @@ impl Way {
     const fn begin(self) -> &'static str {
         match self {
             Self::Direct => "BEGIN",
-            // What a direct connection asks for as it starts, see `connect::serving`.
-            Self::Pooler => {
-                "BEGIN; SET LOCAL ROLE steelyard_serving; \
-                 SET LOCAL idle_in_transaction_session_timeout = '10s'; \
-                 SET LOCAL client_connection_check_interval = '2s'"
-            }
+            Self::Pooler => BEGIN_SERVING,
         }
     }
 }
@@ -128,12 +125,16 @@ pub struct Tx<'c> {
 }
 
 impl Tx<'_> {
+    /// # Errors
+    /// Where the connection is gone: whether it was committed is not known.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.tx.commit().await?;
         *self.unfinished = false;
         Ok(())
     }
 
+    /// # Errors
+    /// The connection is gone, and what was written with it.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.tx.rollback().await?;
         *self.unfinished = false;
@@ -158,6 +159,8 @@ impl Pool {
         Self { pool, way }
     }
 
+    /// One of them, which is back when it is dropped.
+    ///
     /// # Errors
     /// All connections are busy, or none could be made.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {

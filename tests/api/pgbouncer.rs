@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection, Row};
 use steelyard::cluster::Status;
+use steelyard::store::Database;
 
 use crate::client::{Client, payment};
 use crate::support::pgbouncer::{self, SESSIONS};
@@ -130,6 +131,16 @@ async fn a_session_serves_in_the_serving_role_and_keeps_nothing() {
         current_setting('idle_in_transaction_session_timeout')";
     let kept = sqlx::raw_sql(kept).fetch_one(&mut other).await.unwrap();
     assert_eq!([0, 1, 2].map(|column| kept.get::<String, _>(column)), ["steelyard", "0", "0"]);
+}
+
+/// An operator who names only the pooler is told, rather than served by halves.
+#[tokio::test]
+async fn a_pooler_that_nobody_has_told_of_is_noticed() {
+    let url = Postgres::shared().await.database().await;
+    let pooler = pgbouncer::before(&url).await;
+    assert!(Database::new(&url).unwrap().is_direct().await.unwrap());
+    assert!(!Database::new(&pooler).unwrap().is_direct().await.unwrap());
+    assert!(pgbouncer::pooled(&url).await.is_direct().await.unwrap());
 }
 
 /// One that is killed is taken over at once; one that is frozen in the middle of
