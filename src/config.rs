@@ -15,7 +15,7 @@
 //! | `--capacity` | `STEELYARD_CAPACITY` | 1 |
 //! | `--roles` | `STEELYARD_ROLES` | `api,sequencer,projector` |
 //! | `--drain-grace` | `STEELYARD_DRAIN_GRACE` | 0 s |
-//! | `--claims-database-url` | `STEELYARD_CLAIMS_DATABASE_URL` | the database URL |
+//! | `--claims-database-url` | `STEELYARD_CLAIMS_DATABASE_URL` | none: no pooler |
 //! | `--log-format` | `STEELYARD_LOG_FORMAT` | `text` |
 //! | | `STEELYARD_PG_BIN_DIR` | found by itself |
 //! | | `RUST_LOG` | `info` |

@@ -14,6 +14,17 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
 
+    /// The same database without a pooler before it, for the locks and all that owners do; says that --database-url
+    /// leads to a pooler in transaction mode, such as PgBouncer.
+    #[arg(
+        long,
+        env = "STEELYARD_CLAIMS_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL",
+        requires = "database_url"
+    )]
+    pub claims_database_url: Option<String>,
+
     /// Where the built-in PostgreSQL keeps its data
     /// [default: /var/lib/steelyard for root, else ~/.local/share/steelyard].
     #[arg(long, env = "STEELYARD_DATA_DIR", value_name = "DIR")]
@@ -22,7 +33,10 @@ pub struct DatabaseArgs {
 
 /// A database that is running, started by us if need be.
 pub struct Opened {
+    /// Straight to it.
     pub url: String,
+    /// By way of a pooler, where there is one.
+    pooler_url: Option<String>,
     pub embedded: Option<EmbeddedPg>,
 }
 
@@ -30,15 +44,18 @@ impl DatabaseArgs {
     /// Finds the database, and starts the built-in one if that is meant and it
     /// does not run yet.
     pub async fn open(&self) -> anyhow::Result<Opened> {
-        if let Some(url) = &self.database_url {
-            return Ok(Opened { url: url.clone(), embedded: None });
+        if let Some(url) = self.database_url.clone() {
+            return Ok(match self.claims_database_url.clone() {
+                Some(direct) if direct != url => Opened { url: direct, pooler_url: Some(url), embedded: None },
+                _ => Opened { url, pooler_url: None, embedded: None },
+            });
         }
         let data_dir = match &self.data_dir {
             Some(data_dir) => data_dir.clone(),
             None => default_data_dir()?,
         };
         let embedded = EmbeddedPg::open(&data_dir).await.context("the built-in PostgreSQL could not be used")?;
-        Ok(Opened { url: embedded.url(), embedded: Some(embedded) })
+        Ok(Opened { url: embedded.url(), pooler_url: None, embedded: Some(embedded) })
     }
 }
 
@@ -46,8 +63,17 @@ impl Opened {
     /// Connections to it, with the schema brought up to this release.
     pub async fn migrated(&self) -> anyhow::Result<Database> {
         let database = Database::new(&self.url).context("the database URL is not valid")?;
+        if !database.is_direct().await.context("the database cannot be reached")? {
+            anyhow::bail!(
+                "a pooler lies before the database; say with --claims-database-url \
+                 (STEELYARD_CLAIMS_DATABASE_URL) how it is reached without"
+            );
+        }
         database.migrate().await.context("the database's schema could not be brought up to date")?;
-        Ok(database)
+        match &self.pooler_url {
+            Some(url) => database.through_pooler(url).context("the pooler's URL is not valid"),
+            None => Ok(database),
+        }
     }
 
     /// Stops the built-in PostgreSQL, unless another process uses it.

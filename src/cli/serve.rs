@@ -95,10 +95,6 @@ pub struct ServeArgs {
     )]
     drain_grace: u64,
 
-    /// PostgreSQL without a pooler before it, for the locks; needed where --database-url leads to a pooler.
-    #[arg(long, env = "STEELYARD_CLAIMS_DATABASE_URL", hide_env_values = true, value_name = "URL")]
-    claims_database_url: Option<String>,
-
     /// How log lines look.
     #[arg(long, env = "STEELYARD_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORMAT")]
     log_format: logs::Format,
@@ -149,13 +145,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
             return Err(refusal);
         }
     };
-    let claims_database = match &args.claims_database_url {
-        Some(url) => database.beside(url).context("the claims database's URL is not valid")?,
-        None => database.clone(),
-    };
     let takes = |role| args.roles.contains(&role);
     let worker = Worker::start(worker::Options {
-        claims_database,
         address: format!("http://{address}"),
         internal_url: Some(internal_url),
         secret: args.cluster_secret,

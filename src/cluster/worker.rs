@@ -48,8 +48,6 @@ impl fmt::Display for Status {
 /// What a worker is started with.
 pub struct Options {
     pub database: Database,
-    /// The same database by a connection that no pooler shares, for the locks.
-    pub claims_database: Database,
     /// Where clients reach this worker.
     pub address: String,
     /// Where other workers reach it: the address of the internal listener.
@@ -81,7 +79,6 @@ impl Options {
     /// A worker that takes part in everything.
     pub fn new(database: Database, address: String, clock: Arc<dyn Clock>) -> Self {
         Self {
-            claims_database: database.clone(),
             database,
             address,
             internal_url: None,
@@ -113,8 +110,7 @@ impl Worker {
     /// # Errors
     /// The database cannot be reached.
     pub async fn start(options: Options) -> Result<Self, Error> {
-        let Options { database, claims_database, address, internal_url, secret, capacity, roles, accounts_max, clock } =
-            options;
+        let Options { database, address, internal_url, secret, capacity, roles, accounts_max, clock } = options;
         let mut conn = database.connect_serving().await?;
         let shard_count = store::ledgers::shard_count(&mut conn).await?;
         if let Ok(main) = LedgerName::new("main") {
@@ -147,7 +143,7 @@ impl Worker {
         let status = watch::Sender::new(Status::Starting("joining".to_owned()));
         let stop = CancellationToken::new();
         let session = Session {
-            database: claims_database,
+            database: database.clone(),
             registration: Registration {
                 address,
                 internal_url,

@@ -23,7 +23,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use futures::StreamExt;
-use sqlx::PgConnection;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +32,7 @@ use super::SharedApp;
 use super::body::discard;
 use super::problem::{Code, Problem};
 use crate::store::api_keys::{self, KeyHash, Role, UsableKey};
-use crate::store::{Database, Error, error};
+use crate::store::{Connection, Database, Error, error};
 
 /// Between two readings of the keys.
 const REFRESH_EVERY: Duration = Duration::from_secs(1);
@@ -347,7 +346,7 @@ fn unauthenticated(detail: &str) -> Problem {
 struct Service {
     database: Database,
     state: Arc<Shared>,
-    conn: Option<PgConnection>,
+    conn: Option<Connection>,
     /// When the use of a key was noted last.
     touched_at: HashMap<Uuid, Instant>,
     failing: bool,
@@ -422,7 +421,7 @@ impl Service {
     }
 
     /// Notes the use of keys that were used, each once a minute at most.
-    async fn touch(&mut self, conn: &mut PgConnection) -> Result<(), Error> {
+    async fn touch(&mut self, conn: &mut Connection) -> Result<(), Error> {
         let now = Instant::now();
         let due: Vec<(Uuid, Arc<Admission>)> = {
             let table = self.state.table.read().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use metrics::{gauge, histogram};
-use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +22,7 @@ use crate::ledger::{Event, Position};
 use crate::sequencer::Tail;
 use crate::store::claims::Unit;
 use crate::store::projections::{Flush, Step};
-use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
+use crate::store::{self, Connection, Database, Epoch, Error, LedgerId, Shard};
 use crate::telemetry::metric;
 
 /// Events folded into one flush: half a second of writing at most.
@@ -210,7 +209,7 @@ impl Service {
 
     /// Writes one flush, and answers the steps of shards that did not advance. Where its parts
     /// end differently, checkpoints differ too, and the next flush begins there.
-    async fn write(&self, conns: &mut [PgConnection], ready: &Prepared) -> Result<Vec<Step>, Error> {
+    async fn write(&self, conns: &mut [Connection], ready: &Prepared) -> Result<Vec<Step>, Error> {
         let started = Instant::now();
         failpoint("before_flush");
         let parts = ready.parts.iter().zip(conns).enumerate().map(|(part, (flush, conn))| async move {
@@ -241,7 +240,7 @@ impl Service {
     /// Somebody else moved a checkpoint or a claim: a takeover, or a rebuild.
     /// A shard whose checkpoint is where it was has lost its claim; a new epoch is
     /// asked for unless there is one already.
-    async fn start_over(&self, conn: &mut PgConnection, refused: &[Step]) -> Result<Option<Prepared>, Error> {
+    async fn start_over(&self, conn: &mut Connection, refused: &[Step]) -> Result<Option<Prepared>, Error> {
         self.renewals.count_fenced("flush");
         tracing::warn!(ledger = %self.ledger, shards = refused.len(), "a flush was refused for some shards; reading checkpoints again");
         self.reload(conn).await?;
@@ -257,7 +256,7 @@ impl Service {
         Ok(None)
     }
 
-    async fn reload(&self, conn: &mut PgConnection) -> Result<(), Error> {
+    async fn reload(&self, conn: &mut Connection) -> Result<(), Error> {
         let checkpoints = store::projections::checkpoints(conn, self.ledger_id);
         self.checkpoints.set(in_time(checkpoints).await?);
         Ok(())
@@ -271,7 +270,7 @@ impl Service {
     /// Folds what follows on `from`; `None` when there is nothing.
     async fn prepare(
         &self,
-        reader: &mut PgConnection,
+        reader: &mut Connection,
         claims: &ShardClaims,
         from: Vec<Option<Position>>,
     ) -> Result<Option<Prepared>, Error> {

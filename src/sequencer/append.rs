@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use sqlx::PgConnection;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,7 +22,7 @@ use super::engine::Pending;
 use crate::failpoint::failpoint;
 use crate::ledger::Mark;
 use crate::store::events::KeyRow;
-use crate::store::{self, Database, Epoch, Error, LedgerId};
+use crate::store::{self, Connection, Database, Epoch, Error, LedgerId};
 
 /// A statement of an append that takes longer counts as lost: its outcome is read back.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(8);
@@ -51,7 +50,7 @@ pub struct InFlight {
 /// How a statement in a task of its own ended; without the connection when the
 /// task did not live to give it back.
 pub struct Ended<T> {
-    pub conn: Option<PgConnection>,
+    pub conn: Option<Connection>,
     pub result: Result<T, Error>,
 }
 
@@ -64,13 +63,13 @@ pub struct Appends {
     database: Database,
     ledger_id: LedgerId,
     epoch: Epoch,
-    conns: Vec<PgConnection>,
-    reconnecting: Option<AbortOnDropHandle<Result<PgConnection, Error>>>,
+    conns: Vec<Connection>,
+    reconnecting: Option<AbortOnDropHandle<Result<Connection, Error>>>,
     under_way: VecDeque<InFlight>,
 }
 
 impl Appends {
-    pub fn new(database: Database, ledger_id: LedgerId, epoch: Epoch, conns: [PgConnection; APPENDS_MAX]) -> Self {
+    pub fn new(database: Database, ledger_id: LedgerId, epoch: Epoch, conns: [Connection; APPENDS_MAX]) -> Self {
         let under_way = VecDeque::with_capacity(APPENDS_MAX);
         Self { database, ledger_id, epoch, conns: conns.into(), reconnecting: None, under_way }
     }
@@ -173,13 +172,13 @@ impl Appends {
     }
 
     /// A connection that no append uses.
-    pub fn conn(&mut self) -> Option<&mut PgConnection> {
+    pub fn conn(&mut self) -> Option<&mut Connection> {
         self.conns.last_mut()
     }
 }
 
 async fn append(
-    mut conn: PgConnection,
+    mut conn: Connection,
     ledger_id: LedgerId,
     epoch: Epoch,
     batch: Arc<Batch>,
@@ -197,7 +196,7 @@ async fn append(
 }
 
 async fn append_in_turn(
-    conn: &mut PgConnection,
+    conn: &mut Connection,
     ledger_id: LedgerId,
     epoch: Epoch,
     batch: &Batch,

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, Utc};
 use metrics::{counter, gauge, histogram};
 use smallvec::{SmallVec, smallvec};
-use sqlx::PgConnection;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -34,7 +33,7 @@ use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Mome
 use crate::projector::Checkpoints;
 use crate::shard::shard_of;
 use crate::store::events::KeyRow;
-use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
+use crate::store::{self, Connection, Database, Epoch, Error, LedgerId, Shard};
 use crate::telemetry::metric;
 
 /// Events after which a batch is full: large enough that the cost of a commit
@@ -163,7 +162,7 @@ pub struct Engine {
     /// Where in the book's history the open batch begins.
     open_start: Mark,
     appends: Appends,
-    prefetch_conn: Option<PgConnection>,
+    prefetch_conn: Option<Connection>,
     prefetch: Option<JoinHandle<Prefetch>>,
     prefetching: Vec<Submission>,
     /// Waiting for the prefetch after the one under way.
@@ -186,8 +185,8 @@ impl Engine {
     pub async fn load(
         context: Context,
         claim: &Claim,
-        append_conns: [PgConnection; APPENDS_MAX],
-        prefetch_conn: PgConnection,
+        append_conns: [Connection; APPENDS_MAX],
+        prefetch_conn: Connection,
         warm: Option<Loaded>,
     ) -> Result<Self, Error> {
         let ledger_id = context.ledger_id;

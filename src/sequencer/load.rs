@@ -9,14 +9,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::append::APPENDS_MAX;
 use super::keys::RecentKeys;
 use crate::ledger::{AccountCode, Balance, Book, Event, Fact, Position};
 use crate::shard::shard_of;
-use crate::store::{self, Database, Error, LedgerId, Shard};
+use crate::store::{self, Connection, Database, Error, LedgerId, Shard};
 
 /// Keys read back: what clients of the last seconds may retry.
 const RECENT_KEYS_LOADED: u64 = 50_000;
@@ -67,9 +66,9 @@ impl Loaded {
         mut self,
         ledger_id: LedgerId,
         shard_count: Shard,
-        [mut conn, other]: [PgConnection; APPENDS_MAX],
+        [mut conn, other]: [Connection; APPENDS_MAX],
         events_min: u64,
-    ) -> Result<(Self, [PgConnection; APPENDS_MAX]), Error> {
+    ) -> Result<(Self, [Connection; APPENDS_MAX]), Error> {
         let head = in_time(store::events::head(&mut conn, ledger_id)).await?;
         let (head, last_recorded_at) = head.unwrap_or((0, DateTime::UNIX_EPOCH));
         if self.head > head {
@@ -139,11 +138,11 @@ struct Touched {
 
 /// Reads the log after `after`, up to and with `to`.
 async fn read_touched(
-    mut conn: PgConnection,
+    mut conn: Connection,
     ledger_id: LedgerId,
     mut after: Position,
     to: Position,
-) -> Result<(PgConnection, Touched), Error> {
+) -> Result<(Connection, Touched), Error> {
     let mut touched = Touched::default();
     while after < to {
         let limit = LOAD_PAGE.min((to - after) as i64);

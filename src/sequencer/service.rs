@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use sqlx::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use crate::cluster::{ClaimState, Renewals};
 use crate::ledger::Position;
 use crate::projector::Checkpoints;
 use crate::store::claims::Unit;
-use crate::store::{self, Database, Epoch, Error, LedgerId, Shard};
+use crate::store::{self, Connection, Database, Epoch, Error, LedgerId, Shard};
 
 /// Wait between tries at a database that is not there.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -199,7 +198,7 @@ impl Service {
         Ok(reason)
     }
 
-    async fn was_appended(&self, conn: &mut PgConnection, first: Position, epoch: Epoch) -> Result<bool, Error> {
+    async fn was_appended(&self, conn: &mut Connection, first: Position, epoch: Epoch) -> Result<bool, Error> {
         let read_back = store::events::was_appended(conn, self.ledger_id, first, epoch);
         store::error::within(READ_BACK_TIMEOUT, "reading an append back took too long", read_back).await
     }

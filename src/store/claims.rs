@@ -10,10 +10,11 @@
 //! Everything here runs on the worker's one dedicated connection, never pooled:
 //! session locks on pooled connections are lost or starve the pool.
 
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::connect::application_name;
+use super::connection::Pool;
 use super::{Epoch, Error, LedgerId, Shard};
 
 /// First key of the advisory locks of sequencers; the second is the ledger.
@@ -436,8 +437,10 @@ impl WorkerRow {
 
 /// All workers that are not long gone, and all claims, as of one moment: a worker
 /// that comes or goes between two reads would leave claims of nobody.
-pub async fn overview(pool: &PgPool) -> Result<(Vec<WorkerRow>, Vec<ClaimRow>), Error> {
-    let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+pub async fn overview(pool: &Pool) -> Result<(Vec<WorkerRow>, Vec<ClaimRow>), Error> {
+    let mut conn = pool.acquire().await?;
+    let mut transaction = conn.begin().await?;
+    sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").execute(&mut transaction).await?;
     let workers = sqlx::query_as!(
         WorkerRow,
         r#"
@@ -449,9 +452,9 @@ pub async fn overview(pool: &PgPool) -> Result<(Vec<WorkerRow>, Vec<ClaimRow>), 
         FROM workers w ORDER BY w.started_at
         "#
     )
-    .fetch_all(&mut *transaction)
+    .fetch_all(&mut transaction)
     .await?;
-    let claims = list(&mut *transaction).await?;
+    let claims = list(&mut transaction).await?;
     transaction.commit().await?;
     Ok((workers, claims))
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row};
 use uuid::Uuid;
 
-use super::Error;
+use super::connection::{Pool, Way};
 use super::error::timed_out;
+use super::{Connection, Error};
 
 /// Connections that HTTP reads share: more than two cores can keep busy, few
 /// enough to leave room for other workers under PostgreSQL's usual 100.
@@ -28,8 +29,11 @@ pub const SERVING_ROLE: &str = "steelyard_serving";
 /// How to reach one database.
 #[derive(Clone, Debug)]
 pub struct Database {
-    options: PgConnectOptions,
-    pool: PgPool,
+    /// Straight to PostgreSQL, as the user of the URL.
+    direct: PgConnectOptions,
+    serving: PgConnectOptions,
+    way: Way,
+    pool: Pool,
     /// Names this process; its last two bytes are 0.
     process: Uuid,
     joins: Arc<AtomicU16>,
@@ -41,28 +45,24 @@ impl Database {
     /// # Errors
     /// A URL that is none.
     pub fn new(url: &str) -> Result<Self, Error> {
-        Self::of_process(url, worker_id(new_process_id(), 0), Arc::default())
+        let process = worker_id(new_process_id(), 0);
+        let direct = options(url, process)?;
+        let serving = serving(&direct);
+        let pool = pool(&serving, Way::Direct);
+        Ok(Self { direct, serving, way: Way::Direct, pool, process, joins: Arc::default() })
     }
 
-    /// Another way to the same database, for the same process.
+    /// The same, with what serves going by way of a pooler in transaction mode.
+    /// The locks and all that owners do stay on direct connections.
     ///
     /// # Errors
     /// A URL that is none.
-    pub fn beside(&self, url: &str) -> Result<Self, Error> {
-        Self::of_process(url, self.process, Arc::clone(&self.joins))
-    }
-
-    fn of_process(url: &str, process: Uuid, joins: Arc<AtomicU16>) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url)?
-            .application_name(&application_name(process))
-            .statement_cache_capacity(STATEMENT_CACHE)
-            .log_statements(tracing::log::LevelFilter::Trace)
-            .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1));
-        let pool = PgPoolOptions::new()
-            .max_connections(POOL_CONNECTIONS_MAX)
-            .acquire_timeout(POOL_ACQUIRE_TIMEOUT)
-            .connect_lazy_with(serving(&options));
-        Ok(Self { options, pool, process, joins })
+    pub fn through_pooler(self, url: &str) -> Result<Self, Error> {
+        // A pooler refuses parameters that it does not know how to keep for a client; each
+        // transaction brings them with it.
+        let serving = options(url, self.process)?.extra_float_digits(None);
+        let pool = pool(&serving, Way::Pooler);
+        Ok(Self { serving, way: Way::Pooler, pool, ..self })
     }
 
     /// The id of a worker that joins: new each time, so that nobody mistakes it
@@ -72,24 +72,40 @@ impl Database {
     }
 
     /// Reads of the HTTP API.
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
     /// A connection of its own in the serving role.
-    pub async fn connect_serving(&self) -> Result<PgConnection, Error> {
-        connect(&serving(&self.options)).await
+    pub async fn connect_serving(&self) -> Result<Connection, Error> {
+        Ok(Connection::own(connect(&self.serving).await?, self.way))
     }
 
-    /// A connection of its own as the user of the URL: it owns the tables, holds
+    /// A direct connection of its own as the user of the URL: it owns the tables, holds
     /// the advisory locks, and may end other sessions of the same user.
     pub async fn connect_owner(&self) -> Result<PgConnection, Error> {
-        connect(&self.options.clone().options(SESSION)).await
+        connect(&self.direct.clone().options(SESSION)).await
+    }
+
+    /// Whether nothing lies between that shares sessions: a pooler refuses what a
+    /// session asks for as it starts, or drops it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: the database is not reachable.
+    pub async fn is_direct(&self) -> Result<bool, Error> {
+        let mut conn = match self.connect_owner().await {
+            Err(error) if error.to_string().contains("unsupported startup parameter") => return Ok(false),
+            connected => connected?,
+        };
+        let (name, asked) = SESSION[0];
+        let shown = sqlx::raw_sql(AssertSqlSafe(format!("SHOW {name}"))).fetch_one(&mut conn).await?;
+        conn.close().await?;
+        Ok(shown.try_get::<String, _>(0)? == asked)
     }
 
     /// Brings the schema up to this release.
     pub async fn migrate(&self) -> Result<(), sqlx::migrate::MigrateError> {
-        let mut conn = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options))
+        let mut conn = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.direct))
             .await
             .map_err(|_| sqlx::Error::PoolTimedOut)??;
         let mut migrator = sqlx::migrate!();
@@ -118,11 +134,30 @@ fn new_process_id() -> Uuid {
     Uuid::now_v7()
 }
 
+fn options(url: &str, process: Uuid) -> Result<PgConnectOptions, Error> {
+    Ok(PgConnectOptions::from_str(url)?
+        .application_name(&application_name(process))
+        .statement_cache_capacity(STATEMENT_CACHE)
+        .log_statements(tracing::log::LevelFilter::Trace)
+        .log_slow_statements(tracing::log::LevelFilter::Debug, Duration::from_secs(1)))
+}
+
+fn pool(serving: &PgConnectOptions, way: Way) -> Pool {
+    let options = PgPoolOptions::new().max_connections(POOL_CONNECTIONS_MAX).acquire_timeout(POOL_ACQUIRE_TIMEOUT);
+    Pool::new(options.connect_lazy_with(serving.clone()), way)
+}
+
 /// A session that serves: may not change the log, and never sits in a
 /// transaction or on a dead client for long.
 fn serving(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().options([("role", SERVING_ROLE), ("idle_in_transaction_session_timeout", "10s")]).options(SESSION)
 }
+
+/// The same for a transaction in a session that is somebody else's before and after. How
+/// TCP finds out about a client that is gone is the pooler's to know.
+pub(super) const BEGIN_SERVING: &str = "BEGIN; SET LOCAL ROLE steelyard_serving; \
+                                        SET LOCAL idle_in_transaction_session_timeout = '10s'; \
+                                        SET LOCAL client_connection_check_interval = '2s'";
 
 /// A session whose client is gone ends by itself, and with it its locks: within
 /// seconds, where half-open connections would live for hours. And its statements go
@@ -130,8 +165,8 @@ fn serving(options: &PgConnectOptions) -> PgConnectOptions {
 /// log, the planner would rather collect its rows in a bitmap and sort them, for a
 /// page of the log all of the rest.
 const SESSION: [(&str, &str); 6] = [
-    ("enable_bitmapscan", "off"),
     ("client_connection_check_interval", "2s"),
+    ("enable_bitmapscan", "off"),
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "3"),

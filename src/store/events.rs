@@ -10,12 +10,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgExecutor, Postgres, Transaction};
+use sqlx::PgExecutor;
 use uuid::Uuid;
 
+use super::connection::Tx;
 use super::jsonb::Jsonb;
 use super::payload::{self, SCHEMA_VERSION};
-use super::{Epoch, Error, LedgerId, rows};
+use super::{Connection, Epoch, Error, LedgerId, rows};
 use crate::failpoint::failpoint;
 use crate::ledger::{Event, Fact, Position};
 
@@ -37,14 +38,14 @@ pub struct KeyRow {
 /// [`Error::Fenced`] when `epoch` is no longer the claim's; then, and on every
 /// error but [`Error::Unavailable`], nothing was stored.
 pub async fn append(
-    conn: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     ledger_id: LedgerId,
     epoch: Epoch,
     events: &[Event],
     keys: &[KeyRow],
 ) -> Result<(), Error> {
     let Some(first) = events.first() else {
-        return fence(conn, ledger_id, epoch).await;
+        return fence(executor, ledger_id, epoch).await;
     };
     let mut text = String::with_capacity(events.len() * 320);
     let ends: Vec<usize> = events
@@ -91,7 +92,7 @@ pub async fn append(
         assets as _,
         &scales,
     )
-    .fetch_one(conn)
+    .fetch_one(executor)
     .await?;
     if fences == 1 { Ok(()) } else { Err(Error::Fenced { epoch }) }
 }
@@ -106,7 +107,7 @@ pub const fn goes_by_copy(events: usize) -> bool {
 }
 
 /// A batch whose rows are written and not committed. Dropped, it rolls back.
-pub struct Written<'c>(Transaction<'c, Postgres>);
+pub struct Written<'c>(Tx<'c>);
 
 impl Written<'_> {
     /// # Errors
@@ -129,7 +130,7 @@ impl Written<'_> {
 /// # Errors
 /// Those of [`append`]; on every one of them, nothing will be stored.
 pub async fn write<'c>(
-    conn: &'c mut PgConnection,
+    conn: &'c mut Connection,
     ledger_id: LedgerId,
     epoch: Epoch,
     events: &[Event],
@@ -141,7 +142,7 @@ pub async fn write<'c>(
         ledger_id,
         epoch
     )
-    .fetch_optional(&mut *tx)
+    .fetch_optional(&mut tx)
     .await?;
     if held.is_none() {
         tx.rollback().await?;
@@ -158,15 +159,15 @@ pub async fn write<'c>(
 }
 
 async fn write_rows(
-    conn: &mut PgConnection,
+    tx: &mut Tx<'_>,
     ledger_id: LedgerId,
     epoch: Epoch,
     events: &[Event],
     keys: &[KeyRow],
 ) -> Result<(), Error> {
-    let keys = copy_events(conn, ledger_id, epoch, events, || key_rows(ledger_id, keys)).await?;
+    let keys = copy_events(tx, ledger_id, epoch, events, || key_rows(ledger_id, keys)).await?;
     if !keys.is_empty() {
-        copy(conn, COPY_KEYS, &keys).await?;
+        copy(tx, COPY_KEYS, &keys).await?;
     }
     for event in events {
         if let Fact::AssetDefined { code, scale } = &event.fact {
@@ -176,7 +177,7 @@ async fn write_rows(
                 code.as_str(),
                 i16::from(*scale)
             )
-            .execute(&mut *conn)
+            .execute(&mut *tx)
             .await?;
         }
     }
@@ -189,8 +190,8 @@ const COPY_KEYS: &str =
     "COPY idempotency_keys (ledger_id, key_hash, fingerprint, position, event_count) FROM STDIN (FORMAT binary)";
 
 /// Sends rows in the binary format.
-pub(super) async fn copy(conn: &mut PgConnection, statement: &'static str, rows: &[u8]) -> Result<(), Error> {
-    let mut copy = conn.copy_in_raw(statement).await?;
+pub(super) async fn copy(tx: &mut Tx<'_>, statement: &'static str, rows: &[u8]) -> Result<(), Error> {
+    let mut copy = tx.copy_in(statement).await?;
     copy.send(rows).await?;
     copy.finish().await?;
     Ok(())
@@ -200,13 +201,13 @@ pub(super) async fn copy(conn: &mut PgConnection, statement: &'static str, rows:
 /// the first while the last are still to be written down. `meanwhile` is done
 /// while it works on the last.
 async fn copy_events<T>(
-    conn: &mut PgConnection,
+    tx: &mut Tx<'_>,
     ledger_id: LedgerId,
     epoch: Epoch,
     events: &[Event],
     meanwhile: impl FnOnce() -> T,
 ) -> Result<T, Error> {
-    let mut copy = conn.copy_in_raw(COPY_EVENTS).await?;
+    let mut copy = tx.copy_in(COPY_EVENTS).await?;
     let mut out = Vec::with_capacity(COPY_MESSAGE_BYTES + 4096);
     let mut text = String::new();
     out.extend_from_slice(rows::COPY_HEADER);
@@ -273,10 +274,10 @@ fn key_rows(ledger_id: LedgerId, keys: &[KeyRow]) -> Vec<u8> {
 }
 
 /// Confirms that `epoch` is the claim's, as of a moment after the call began.
-pub async fn fence(conn: &mut PgConnection, ledger_id: LedgerId, epoch: Epoch) -> Result<(), Error> {
+pub async fn fence(executor: impl PgExecutor<'_>, ledger_id: LedgerId, epoch: Epoch) -> Result<(), Error> {
     let held =
         sqlx::query_scalar!("SELECT 1 FROM sequencer_claims WHERE ledger_id = $1 AND epoch = $2", ledger_id, epoch)
-            .fetch_optional(conn)
+            .fetch_optional(executor)
             .await?;
     if held.is_some() { Ok(()) } else { Err(Error::Fenced { epoch }) }
 }
@@ -299,7 +300,7 @@ pub async fn head(
 /// of an append whose connection died at COMMIT is read back. Only meaningful
 /// once a higher epoch has been raised, since that waits the old append out.
 pub async fn was_appended(
-    conn: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     ledger_id: LedgerId,
     position: Position,
     epoch: Epoch,
@@ -310,7 +311,7 @@ pub async fn was_appended(
         position as i64,
         epoch
     )
-    .fetch_optional(conn)
+    .fetch_optional(executor)
     .await?;
     Ok(found.is_some())
 }

@@ -2,11 +2,16 @@
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 
 /// The version byte that `jsonb_recv` and `jsonb_send` put before the text.
 const VERSION: u8 = 1;
+
+/// Types by their numbers, as in [`super::numeric`].
+const JSONB: Oid = Oid(3802);
+const JSONB_ARRAY: Oid = Oid(3807);
 
 /// A JSON text on its way into or out of a `jsonb` column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,13 +19,13 @@ pub struct Jsonb<T>(pub T);
 
 impl<T> Type<Postgres> for Jsonb<T> {
     fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_name("jsonb")
+        PgTypeInfo::with_oid(JSONB)
     }
 }
 
 impl<T> PgHasArrayType for Jsonb<T> {
     fn array_type_info() -> PgTypeInfo {
-        PgTypeInfo::with_name("_jsonb")
+        PgTypeInfo::with_oid(JSONB_ARRAY)
     }
 }
 

@@ -4,9 +4,9 @@
 //! between two that create the same one, and the loser reads the winner's row.
 //! Assets beyond ISO 4217 are written by the append of the event that defines them.
 
-use sqlx::{Connection, PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 
-use super::{Error, LedgerId, Shard};
+use super::{Connection, Error, LedgerId, Shard};
 use crate::ledger::{Asset, AssetCode, LedgerName, asset};
 
 /// A row of `ledgers`.
@@ -35,7 +35,7 @@ fn name(text: &str) -> Result<LedgerName, Error> {
 
 /// Creates a ledger with its claim, its checkpoints and the ISO 4217 assets.
 /// Answers its number, and whether it is new.
-pub async fn create(conn: &mut PgConnection, name: &LedgerName) -> Result<(LedgerId, bool), Error> {
+pub async fn create(conn: &mut Connection, name: &LedgerName) -> Result<(LedgerId, bool), Error> {
     for _ in 0..CREATE_TRIES_MAX {
         let known = sqlx::query_scalar!("SELECT ledger_id FROM ledgers WHERE name = $1", name.as_str())
             .fetch_optional(&mut *conn)
@@ -53,7 +53,7 @@ pub async fn create(conn: &mut PgConnection, name: &LedgerName) -> Result<(Ledge
     Err(Error::Transient(sqlx::Error::Protocol("too many ledgers are being created at once".into())))
 }
 
-async fn insert(conn: &mut PgConnection, name: &LedgerName) -> Result<LedgerId, Error> {
+async fn insert(conn: &mut Connection, name: &LedgerName) -> Result<LedgerId, Error> {
     let (codes, scales): (Vec<String>, Vec<i16>) =
         asset::iso_4217().map(|asset| (asset.code.to_string(), i16::from(asset.scale))).unzip();
     let mut tx = conn.begin().await?;
@@ -65,7 +65,7 @@ async fn insert(conn: &mut PgConnection, name: &LedgerName) -> Result<LedgerId, 
         "#,
         name.as_str()
     )
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut tx)
     .await?;
     sqlx::query!(
         "INSERT INTO assets (ledger_id, code, scale) SELECT $1, a.code, a.scale FROM UNNEST($2::text[], $3::smallint[]) AS a (code, scale)",
@@ -73,14 +73,14 @@ async fn insert(conn: &mut PgConnection, name: &LedgerName) -> Result<LedgerId, 
         &codes,
         &scales
     )
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
-    sqlx::query!("INSERT INTO sequencer_claims (ledger_id) VALUES ($1)", ledger_id).execute(&mut *tx).await?;
+    sqlx::query!("INSERT INTO sequencer_claims (ledger_id) VALUES ($1)", ledger_id).execute(&mut tx).await?;
     sqlx::query!(
         "INSERT INTO checkpoints (projection, shard, ledger_id) SELECT 'balances', shard, $1 FROM shard_claims",
         ledger_id
     )
-    .execute(&mut *tx)
+    .execute(&mut tx)
     .await?;
     tx.commit().await?;
     Ok(ledger_id)

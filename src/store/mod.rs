@@ -6,6 +6,7 @@
 pub mod api_keys;
 pub mod claims;
 pub mod connect;
+pub mod connection;
 pub mod error;
 pub mod events;
 pub mod jsonb;
@@ -19,6 +20,7 @@ pub mod rows;
 pub mod verify;
 
 pub use connect::Database;
+pub use connection::Connection;
 pub use error::Error;
 
 /// A ledger's number in the database.

@@ -7,6 +7,7 @@
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef};
 use sqlx::{Decode, Encode, Postgres, Type};
 
@@ -18,15 +19,20 @@ const DIGITS_MAX: usize = 10;
 const POSITIVE: u16 = 0x0000;
 const NEGATIVE: u16 = 0x4000;
 
+/// Types by their numbers in PostgreSQL's pg_type.dat, which never change: sqlx looks a name up with
+/// a statement of its own, and that undoes a statement that was prepared without a name.
+const NUMERIC: Oid = Oid(1700);
+const NUMERIC_ARRAY: Oid = Oid(1231);
+
 impl Type<Postgres> for Amount {
     fn type_info() -> PgTypeInfo {
-        PgTypeInfo::with_name("numeric")
+        PgTypeInfo::with_oid(NUMERIC)
     }
 }
 
 impl PgHasArrayType for Amount {
     fn array_type_info() -> PgTypeInfo {
-        PgTypeInfo::with_name("_numeric")
+        PgTypeInfo::with_oid(NUMERIC_ARRAY)
     }
 }
 

@@ -17,12 +17,12 @@
 //! stays so until a rebuild, or that position would fall behind its row.
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgExecutor};
+use sqlx::PgExecutor;
 use std::sync::Arc;
 use uuid::Uuid;
 
 use super::jsonb::Jsonb;
-use super::{Epoch, Error, LedgerId, Shard, events, rows};
+use super::{Connection, Epoch, Error, LedgerId, Shard, events, rows};
 use crate::ledger::{
     Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Balance, Event, Fact, Limits, Position, Side,
 };
@@ -117,7 +117,7 @@ const COPY_ENTRIES_MIN: usize = 1_000;
 
 /// Writes one flush and moves the checkpoints of `steps` to `to`.
 pub async fn flush(
-    conn: &mut PgConnection,
+    conn: &mut Connection,
     ledger_id: LedgerId,
     steps: &[Step],
     to: Position,
@@ -169,7 +169,7 @@ fn entry_rows(ledger_id: LedgerId, e: &EntryColumns, advanced: &[Shard], stopped
 /// The statement; `e` are the entries that it writes. Also answers the accounts
 /// that stopped.
 async fn flush_rows(
-    conn: &mut PgConnection,
+    executor: impl PgExecutor<'_>,
     ledger_id: LedgerId,
     steps: &[Step],
     to: Position,
@@ -233,7 +233,7 @@ async fn flush_rows(
         &r.effective_at,
         &r.recorded_at,
     )
-    .fetch_all(conn)
+    .fetch_all(executor)
     .await?;
     let stopped = rows.first().and_then(|row| row.stopped.clone()).unwrap_or_default();
     let faults = rows.first().map_or(0, |row| row.faults as u64);
@@ -302,7 +302,7 @@ impl AccountRow {
 /// keeps the planner to one index probe per account, whatever it believes about
 /// the size of the tables.
 pub async fn load_accounts(
-    conn: &mut PgConnection,
+    conn: &mut Connection,
     ledger_id: LedgerId,
     shards: &[Shard],
     codes: &[&str],

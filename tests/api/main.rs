@@ -27,6 +27,7 @@ mod operations;
 mod overload;
 mod pages;
 mod payments;
+mod pgbouncer;
 mod protocol;
 mod replica;
 mod snapshots;

@@ -1,6 +1,6 @@
 //! One writer: the advisory lock decides who tries, the epoch who succeeds.
 
-use sqlx::PgConnection;
+use sqlx::PgExecutor;
 use steelyard::ledger::decide::event;
 use steelyard::ledger::{AccountCode, AssetCode, Command, Fact, Limits, Moment, OpenAccount, Position, Side};
 use steelyard::projector::fold::Fold;
@@ -13,9 +13,9 @@ use steelyard::store::{Database, Error, LedgerId, events};
 use super::{PATIENCE, code, eur, main_ledger, open_accounts, payment, serving, submit, worker};
 use crate::support::{Postgres, eventually};
 
-async fn count(conn: &mut PgConnection, table: &'static str) -> i64 {
+async fn count(executor: impl PgExecutor<'_>, table: &'static str) -> i64 {
     let sql = format!("SELECT count(*) FROM {table}");
-    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(conn).await.unwrap()
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(executor).await.unwrap()
 }
 
 fn account_opened(position: u64) -> events_::Event {
@@ -65,7 +65,7 @@ async fn a_stale_epoch_stores_nothing() {
 async fn a_takeover_waits_for_an_append_under_way() {
     let url = Postgres::shared().await.database().await;
     let database = Database::new(&url).unwrap();
-    let mut appender = database.connect_owner().await.unwrap();
+    let mut appender = database.connect_serving().await.unwrap();
     let mut taker = database.connect_owner().await.unwrap();
     let main = steelyard::ledger::LedgerName::new("main").unwrap();
     let (ledger_id, _) = steelyard::store::ledgers::create(&mut appender, &main).await.unwrap();

@@ -1,9 +1,9 @@
 //! The plans of the hot statements, as PostgreSQL makes them for any parameters:
 //! through an index, without reading a whole table, and with no lock per account.
 
-use sqlx::{PgConnection, Row};
+use sqlx::Row;
 use steelyard::ledger::Position;
-use steelyard::store::{Database, events, keys, projections};
+use steelyard::store::{Connection, Database, events, keys, projections};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
@@ -11,7 +11,7 @@ use crate::support::Postgres;
 /// Tables that grow with the business.
 const LARGE: [&str; 6] = ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections"];
 
-async fn plans(conn: &mut PgConnection) -> Vec<(String, String)> {
+async fn plans(conn: &mut Connection) -> Vec<(String, String)> {
     sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *conn).await.unwrap();
     let prepared = sqlx::query(
         "SELECT name, statement, cardinality(parameter_types) AS parameters FROM pg_prepared_statements
@@ -69,18 +69,17 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
         ANALYZE;";
     sqlx::raw_sql(grow).execute(&mut owner).await.unwrap();
 
-    let mut conn = database.connect_owner().await.unwrap();
-    let conn = &mut conn;
+    let conn = &mut Connection::from(database.connect_owner().await.unwrap());
     let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM sequencer_claims").fetch_one(&mut *conn).await.unwrap();
     let event = events::at_positions(&mut *conn, 1, &[4]).await.unwrap();
     // Each hot statement once, so that it is prepared on this connection.
-    assert!(events::append(conn, 1, epoch - 1, &event, &[]).await.is_err());
+    assert!(events::append(&mut *conn, 1, epoch - 1, &event, &[]).await.is_err());
     assert!(events::write(conn, 1, epoch - 1, &event, &[]).await.is_err());
-    events::fence(conn, 1, epoch).await.unwrap();
+    events::fence(&mut *conn, 1, epoch).await.unwrap();
     events::recent_keys(&mut *conn, 1, 60_000, 100).await.unwrap();
     events::transaction_positions(&mut *conn, 1, 0, 10).await.unwrap();
     events::head(&mut *conn, 1).await.unwrap();
-    events::was_appended(conn, 1, 1, 1).await.unwrap();
+    events::was_appended(&mut *conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
     events::of_transaction(&mut *conn, 1, uuid::Uuid::nil()).await.unwrap();
     keys::find(&mut *conn, 1, &[[0; 16]]).await.unwrap();

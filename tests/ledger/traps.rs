@@ -7,7 +7,7 @@ use steelyard::ledger::{LedgerName, Position};
 use steelyard::projector::fold::Fold;
 use steelyard::sequencer::{Outcome, Unavailable, Work};
 use steelyard::store::projections::{self, Step};
-use steelyard::store::{Database, Error, claims, events, ledgers};
+use steelyard::store::{Connection, Database, Error, claims, events, ledgers};
 
 use super::{PATIENCE, main_ledger, open_accounts, payment, serving, submit, worker};
 use crate::support::{Postgres, eventually};
@@ -19,7 +19,7 @@ async fn the_log_is_append_only() {
     let worker = worker(&url).await;
     open_accounts(&main_ledger(&worker)).await;
     let mut serving = worker.database.connect_serving().await.unwrap();
-    let mut owner = worker.database.connect_owner().await.unwrap();
+    let mut owner = Connection::from(worker.database.connect_owner().await.unwrap());
     for table in ["events", "idempotency_keys"] {
         for sql in [
             format!("UPDATE {table} SET position = position"),
@@ -76,7 +76,7 @@ async fn a_flush_from_another_position_or_epoch_does_nothing() {
     submit(&ledger, payment("bank", "a", 5, "k")).await.unwrap();
     worker.stop().await;
     let database = Database::new(&url).unwrap();
-    let mut conn = database.connect_owner().await.unwrap();
+    let mut conn = Connection::from(database.connect_owner().await.unwrap());
     let log = events::read_events(&mut conn, 1, 0, 100).await.unwrap();
     let from: Vec<Option<Position>> = vec![Some(0); 64];
     let mut fold = Fold::new(1, 64, &from, 1);
@@ -111,7 +111,7 @@ async fn a_flush_writes_nothing_for_a_shard_without_a_step() {
     ledger.handle.submit(Work::Each(many), Instant::now().into_tokio() + PATIENCE).await.unwrap();
     worker.stop().await;
     let database = Database::new(&url).unwrap();
-    let mut conn = database.connect_owner().await.unwrap();
+    let mut conn = Connection::from(database.connect_owner().await.unwrap());
     let unproject = "TRUNCATE accounts, balances, entries, rejections; UPDATE checkpoints SET position = 0";
     sqlx::raw_sql(unproject).execute(&mut conn).await.unwrap();
     let rows = "SELECT (SELECT count(*) FROM accounts) + (SELECT count(*) FROM balances)
@@ -201,7 +201,7 @@ async fn an_orphan_session_does_not_hold_the_ledger_for_ever() {
     let database = Database::new(&url).unwrap();
     let mut orphan = database.connect_owner().await.unwrap();
     let main = LedgerName::new("main").unwrap();
-    let (ledger_id, _) = ledgers::create(&mut orphan, &main).await.unwrap();
+    let (ledger_id, _) = ledgers::create(&mut database.connect_serving().await.unwrap(), &main).await.unwrap();
     let mut units: Vec<_> = (0..64).map(claims::Unit::Projector).collect();
     units.push(claims::Unit::Sequencer(ledger_id));
     let gone = uuid::Uuid::from_u128(1);

@@ -104,11 +104,11 @@ pub async fn serving(worker: &Worker) {
 /// Positions 1 to 5 open accounts in `main`, 6 to 11 are their transactions.
 pub async fn furnished() -> Scratch {
     let scratch = Scratch::empty().await;
-    let mut conn = scratch.database.connect_serving().await.unwrap();
+    let mut conn = scratch.database.pool().acquire().await.unwrap();
     for name in ["main", "other"] {
         store::ledgers::create(&mut conn, &LedgerName::new(name).unwrap()).await.unwrap();
     }
-    conn.close().await.unwrap();
+    drop(conn);
     let worker = scratch.work().await;
     for name in ["main", "other"] {
         let ledger = worker.ledgers.get(name).unwrap();

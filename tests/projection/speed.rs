@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Duration, Utc};
-use sqlx::{Connection, PgConnection};
 use steelyard::clock::IdSource;
 use steelyard::ledger::decide::event;
 use steelyard::ledger::{Asset, Book, Command, Event, LedgerName, Moment, Side, TransactionRequest, Verdict, decide};
 use steelyard::projector::fold::Fold;
-use steelyard::store::Database;
 use steelyard::store::events::KeyRow;
 use steelyard::store::projections::Step;
+use steelyard::store::{Connection, Database};
 use steelyard::{store, store::LedgerId};
 
 use crate::fixture::{Scratch, euro, opening, payment};
@@ -76,7 +75,7 @@ async fn fill(database: &Database) {
 }
 
 async fn fill_with(database: &Database, payments: u64) {
-    let mut conn = database.connect_owner().await.unwrap();
+    let mut conn = database.connect_serving().await.unwrap();
     let (ledger_id, _) = store::ledgers::create(&mut conn, &LedgerName::new("main").unwrap()).await.unwrap();
     let mut writer = Writer::new(conn, ledger_id);
     for index in 0..ACCOUNTS {
@@ -92,11 +91,10 @@ async fn fill_with(database: &Database, payments: u64) {
         writer.record(&Command::Transact(TransactionRequest { reference, ..request })).await;
     }
     writer.append().await;
-    writer.conn.close().await.unwrap();
 }
 
 struct Writer {
-    conn: PgConnection,
+    conn: Connection,
     ledger_id: LedgerId,
     book: Book,
     ids: IdSource,
@@ -107,7 +105,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(conn: PgConnection, ledger_id: LedgerId) -> Self {
+    fn new(conn: Connection, ledger_id: LedgerId) -> Self {
         let mut book = Book::default();
         let Asset { code, scale } = Asset { code: euro(), scale: 2 };
         book.load_asset(code, scale);

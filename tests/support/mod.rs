@@ -17,6 +17,7 @@
 
 #![allow(dead_code, unused_imports, reason = "every test binary uses a part of it")]
 
+pub mod pgbouncer;
 mod postgres;
 mod process;
 mod server;

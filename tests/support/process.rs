@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::WAIT;
+use super::{WAIT, pgbouncer};
 
 /// `steelyard serve` on a free port of 127.0.0.1, unless its environment says
 /// another address. Dropping it kills it.
@@ -30,10 +30,15 @@ impl Process {
 
     /// The same at an address that others know.
     pub async fn spawn_at(database_url: &str, listen: &str, envs: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_steelyard"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_steelyard"));
+        command.env("DATABASE_URL", database_url);
+        if pgbouncer::everywhere() {
+            command.env("DATABASE_URL", pgbouncer::before(database_url).await);
+            command.env("STEELYARD_CLAIMS_DATABASE_URL", database_url);
+        }
+        let mut child = command
             .args(["serve", "--log-format", "json"])
             .env("STEELYARD_LISTEN", listen)
-            .env("DATABASE_URL", database_url)
             .env("RUST_LOG", "info,sqlx=warn")
             .env_remove("STEELYARD_FAILPOINT")
             .envs(envs.iter().copied())

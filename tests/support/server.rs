@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::WAIT;
+use super::{WAIT, pgbouncer};
 
 /// One worker with its HTTP server on a free port of 127.0.0.1.
 ///
@@ -39,13 +39,23 @@ impl Server {
         server
     }
 
+    /// The same, on a database that is reached in a way of its own.
+    pub async fn start_on(database: Database) -> Self {
+        let server = Self::join_on(database).await;
+        server.reaches(&Status::Serving).await;
+        server
+    }
+
     /// Starts; what it becomes is for the others to say.
     pub async fn join(database_url: &str) -> Self {
+        Self::join_on(pgbouncer::database(database_url).await).await
+    }
+
+    async fn join_on(database: Database) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let internal_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let internal_address = internal_listener.local_addr().unwrap();
-        let database = Database::new(database_url).unwrap();
         let access = Access::start(&database, Policy::OnceThereAreKeys).await.unwrap();
         let worker = Worker::start(worker::Options {
             internal_url: Some(format!("http://{internal_address}")),

@@ -45,7 +45,7 @@ pub async fn create(
     let name = LedgerName::new(&name).map_err(|error| Problem::invalid("/path/ledger", error.to_string()))?;
     let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
     let (ledger_id, is_new) = store::ledgers::create(&mut conn, &name).await?;
-    let rows = store::ledgers::list(&mut *conn).await?;
+    let rows = store::ledgers::list(&mut conn).await?;
     drop(conn);
     let row = rows.iter().find(|row| row.ledger_id == ledger_id);
     let row = row.ok_or_else(|| Problem::new(Code::InternalError, "the ledger could not be read"))?;
