@@ -9,7 +9,7 @@
 //! `verify` passes. It buys what no smaller test can: that hand-over, forwarding
 //! and takeover lose nothing together.
 
-#[path = "../faults/history.rs"]
+#[path = "../faults/history/mod.rs"]
 #[expect(dead_code, reason = "the service does not move here: HAProxy stays where it is")]
 mod history;
 mod proxy;
