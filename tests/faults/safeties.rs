@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::history::{Finding, History, Rule};
 use super::ready;
-use super::support::{Postgres, Process, eventually};
+use super::support::{Postgres, Process, WAIT, eventually};
 
 /// A point of the process is passed so often before it freezes there: by then
 /// all accounts are open and funded.
@@ -37,7 +37,7 @@ impl Stage {
         let process =
             Process::spawn(&url, &[("STEELYARD_FAILPOINT", &point), ("STEELYARD_SAFETY_OFF", off.unwrap_or_default())])
                 .await;
-        let history = History::begin(&ready(&process).await).await;
+        let history = History::begin_with_patience(&ready(&process).await, WAIT).await;
         Self { url, database, conn, process, history }
     }
 

@@ -138,7 +138,12 @@ pub struct History {
 impl History {
     /// Opens the accounts and funds them.
     pub async fn begin(base: &str) -> Arc<Self> {
-        let http = reqwest::Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
+        Self::begin_with_patience(base, CLIENT_TIMEOUT).await
+    }
+
+    /// The same with clients that wait for so long.
+    pub async fn begin_with_patience(base: &str, patience: Duration) -> Arc<Self> {
+        let http = reqwest::Client::builder().timeout(patience).build().expect("a client");
         let history = Self {
             http,
             base: Mutex::new(base.to_owned()),
