@@ -12,16 +12,26 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// The machine's own clock.
+/// The machine's own clock. In a debug build a test may put it out by
+/// `STEELYARD_CLOCK_SKEW_MS`, either way, as a machine's may be.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     fn now(&self) -> DateTime<Utc> {
-        Utc::now()
+        let now = Utc::now();
+        #[cfg(debug_assertions)]
+        let now = now + *SKEW;
+        now
     }
 }
+
+#[cfg(debug_assertions)]
+static SKEW: std::sync::LazyLock<chrono::TimeDelta> = std::sync::LazyLock::new(|| {
+    let skew_ms = std::env::var("STEELYARD_CLOCK_SKEW_MS").ok().and_then(|text| text.parse().ok());
+    chrono::TimeDelta::milliseconds(skew_ms.unwrap_or(0))
+});
 
 /// A clock that a test sets, and that may run backwards.
 #[derive(Debug)]

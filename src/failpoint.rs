@@ -19,6 +19,9 @@ pub fn failpoint(name: &str) {
         action: Option<String>,
     }
 
+    /// Microseconds, unless the machine is very busy.
+    const SIGNAL_ARRIVES: std::time::Duration = std::time::Duration::from_millis(100);
+
     static ARMED: LazyLock<Option<Armed>> = LazyLock::new(|| {
         let setting = std::env::var("STEELYARD_FAILPOINT").ok()?;
         let mut parts = setting.split(':');
@@ -35,6 +38,8 @@ pub fn failpoint(name: &str) {
             _ => rustix::process::Signal::KILL,
         };
         _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        // The signal may go to another thread first; this one must not get past the place meanwhile.
+        std::thread::sleep(SIGNAL_ARRIVES);
     }
 }
 

@@ -21,5 +21,6 @@ pub mod clock;
 pub mod config;
 pub mod embedded_pg;
 pub mod failpoint;
+pub mod safety;
 pub mod shard;
 pub mod telemetry;

@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::cluster::{ClaimState, Renewals};
 use crate::ledger::Position;
 use crate::projector::Checkpoints;
+use crate::safety::{Safety, is_off};
 use crate::store::claims::Unit;
 use crate::store::{self, Connection, Database, Epoch, Error, LedgerId, Shard};
 
@@ -199,6 +200,9 @@ impl Service {
     }
 
     async fn was_appended(&self, conn: &mut Connection, first: Position, epoch: Epoch) -> Result<bool, Error> {
+        if is_off(Safety::ReadBack) {
+            return Ok(true);
+        }
         let read_back = store::events::was_appended(conn, self.ledger_id, first, epoch);
         store::error::within(READ_BACK_TIMEOUT, "reading an append back took too long", read_back).await
     }

@@ -1,5 +1,6 @@
 //! A proxy between the ledger and PostgreSQL that cuts or stalls connections
-//! after a given number of bytes, in a given direction.
+//! after a given number of bytes, in a given direction, or is a black hole for
+//! a while.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,11 +35,14 @@ struct Shared {
     left: [AtomicI64; 2],
     armed: watch::Sender<Fault>,
     active: watch::Sender<Fault>,
+    hole: watch::Sender<bool>,
+    /// Ends the connections that there are.
+    cut: watch::Sender<()>,
 }
 
 /// A running proxy; it stops when it is dropped.
 pub struct Proxy {
-    pub port: u16,
+    port: u16,
     shared: Arc<Shared>,
     accept: JoinHandle<()>,
 }
@@ -54,9 +58,18 @@ impl Proxy {
             left,
             armed: watch::Sender::new(Fault::None),
             active: watch::Sender::new(Fault::None),
+            hole: watch::Sender::new(false),
+            cut: watch::Sender::new(()),
         });
         let accept = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { port, shared, accept }
+    }
+
+    /// The way through it to the database of a URL, which is the server's that it
+    /// forwards to.
+    pub fn url(&self, url: &str) -> String {
+        let (_, database) = place(url);
+        format!("postgres://steelyard@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// Strikes after `bytes` more bytes in `direction`.
@@ -68,6 +81,22 @@ impl Proxy {
     /// Waits until the fault has struck.
     pub async fn struck(&self) {
         _ = self.shared.active.subscribe().wait_for(|fault| *fault != Fault::None).await;
+    }
+
+    /// Lets nothing through any more, neither bytes nor ends of connections,
+    /// and tells nobody, as a broken network does. It accepts new connections,
+    /// where a network would not answer at all: either way nobody comes through.
+    pub fn swallow(&self) {
+        self.shared.hole.send_replace(true);
+    }
+
+    /// The network is whole again: what was sent meanwhile arrives. Or it has
+    /// lost its connections too.
+    pub fn give_back(&self, cut: bool) {
+        if cut {
+            self.shared.cut.send_replace(());
+        }
+        self.shared.hole.send_replace(false);
     }
 
     /// Lets new connections through again; stalled ones are closed.
@@ -86,6 +115,13 @@ impl Drop for Proxy {
     }
 }
 
+/// The socket and the database of a URL.
+pub fn place(url: &str) -> (PathBuf, String) {
+    let url = url::Url::parse(url).expect("a URL");
+    let host = url.query_pairs().find(|(name, _)| name == "host").expect("a socket directory").1.into_owned();
+    (PathBuf::from(host).join(".s.PGSQL.5432"), url.path().trim_start_matches('/').to_owned())
+}
+
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
@@ -96,6 +132,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn forward(client: TcpStream, shared: Arc<Shared>) {
     let mut active = shared.active.subscribe();
+    let mut cut = shared.cut.subscribe();
     if *active.borrow_and_update() == Fault::Cut {
         return;
     }
@@ -113,6 +150,8 @@ async fn forward(client: TcpStream, shared: Arc<Shared>) {
         }
     };
     tokio::select! {
+        biased;
+        _ = cut.changed() => {}
         () = to_server => {}
         () = to_client => {}
         () = struck => {}
@@ -127,8 +166,11 @@ async fn pump(
 ) {
     let mut buffer = vec![0; 4096];
     let mut active = shared.active.subscribe();
+    let mut hole = shared.hole.subscribe();
     loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
+        let read = from.read(&mut buffer).await;
+        _ = hole.wait_for(|hole| !hole).await;
+        let Ok(count @ 1..) = read else { return };
         if *active.borrow_and_update() == Fault::Stall {
             _ = active.wait_for(|fault| *fault == Fault::None).await;
             return;

@@ -1,17 +1,22 @@
 //! Three replicas behind HAProxy with the configuration that we ship, while
-//! payments flow: killed, frozen, stopped, cut off from PostgreSQL, restarted.
+//! payments flow: killed, frozen, stopped, cut off from PostgreSQL, restarted, with
+//! the claims connection in a black hole, and clocks that are off by up to a minute.
 //!
 //! Each round does one thing, drawn from a seed that is printed:
 //! `STEELYARD_SEED=… STEELYARD_ROUNDS=1 cargo test --test replicas` runs it again;
 //! `STEELYARD_ROUNDS=2000` makes a long run. After each round every request has
-//! one definite answer for ever, the log has each exactly once, every read was as
-//! new as what had been answered before it began and says what the log says, and
-//! `verify` passes. It buys what no smaller test can: that hand-over, forwarding
+//! one definite answer for ever, the log has each exactly once, its order is one in
+//! which each payment and each read took effect between its call and its answer,
+//! every rejection is justified where it stands, and the projections are a fresh
+//! fold of the log. It buys what no smaller test can: that hand-over, forwarding
 //! and takeover lose nothing together.
 
-#[path = "../faults/history.rs"]
+#[path = "../faults/history/mod.rs"]
 #[expect(dead_code, reason = "the service does not move here: HAProxy stays where it is")]
 mod history;
+#[path = "../faults/proxy.rs"]
+#[expect(dead_code, reason = "connections are swallowed here, and not counted by the byte")]
+mod network;
 mod proxy;
 #[path = "../support/mod.rs"]
 mod support;
@@ -24,8 +29,10 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use steelyard::store::Database;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use history::History;
+use network::Proxy;
 use proxy::HaProxy;
 use support::{Postgres, Process, WAIT, eventually};
 
@@ -35,10 +42,17 @@ const ROUNDS_DEFAULT: u64 = 50;
 const ROUNDS_PER_DATABASE: u64 = 10;
 /// Clients that pay at a time.
 const CLIENTS: u32 = 6;
+/// How far a replica's clock may be off, either way.
+const SKEW_MAX_MS: i64 = 60_000;
+/// Clocks that are off as far as they may be: one is slow, one right, one fast.
+const SKEWS_MS: [i64; 3] = [-SKEW_MAX_MS, 0, SKEW_MAX_MS];
 /// Longer than a worker may be silent before it counts as gone.
 const FROZEN: Duration = Duration::from_millis(6_500);
 /// Longer than a request waits for its answer, shorter than HAProxy does: what thaws can only say that it does not know.
 const FROZEN_LONG: Duration = Duration::from_millis(10_500);
+
+/// One freeze in so many is the long one.
+const FREEZES_PER_LONG_ONE: u32 = 5;
 
 /// What a round does to the replicas.
 #[derive(Clone, Copy, Debug)]
@@ -47,8 +61,13 @@ enum Strike {
     Kill(usize),
     /// One is told to stop, and another started in its place.
     Stop(usize),
-    /// One is frozen for longer than the others wait for it, and thaws.
-    Freeze(usize),
+    /// One is frozen for longer than the others wait for it, or even than a
+    /// request waits for its answer, and thaws.
+    Freeze { which: usize, long: bool },
+    /// Nothing comes through any more on the claims connection of one, and nobody
+    /// is told, until the others have taken over; then what was sent arrives, or
+    /// the connection is cut.
+    BlackHole { which: usize, cut: bool },
     /// One is started, and later stopped.
     Join,
     /// PostgreSQL ends some of our sessions, or all.
@@ -61,10 +80,11 @@ impl Strike {
     fn draw(random: &mut SmallRng) -> Self {
         let which = random.random_range(0..3);
         match random.random_range(0..100) {
-            0..30 => Self::Kill(which),
-            30..50 => Self::Stop(which),
-            50..60 => Self::Freeze(which),
-            60..70 => Self::Join,
+            0..28 => Self::Kill(which),
+            28..46 => Self::Stop(which),
+            46..56 => Self::Freeze { which, long: random.random_range(0..FREEZES_PER_LONG_ONE) == 0 },
+            56..62 => Self::BlackHole { which, cut: random.random() },
+            62..70 => Self::Join,
             70..90 => Self::Terminate { all: random.random() },
             _ => Self::Postgres,
         }
@@ -83,7 +103,7 @@ async fn three_replicas_under_faults_lose_nothing_and_answer_once() {
     let postgres = Postgres::start().await;
     let mut done = 0;
     while done < rounds {
-        let replicas = Replicas::start(postgres.database().await).await;
+        let replicas = Replicas::start(postgres.database().await, draw_skews_ms(seed + done)).await;
         let batch = ROUNDS_PER_DATABASE.min(rounds - done);
         play(replicas, &postgres, seed + done, batch).await;
         done += batch;
@@ -110,24 +130,42 @@ async fn play(mut replicas: Replicas, postgres: &Postgres, first_seed: u64, roun
         let mut conn = database.connect_owner().await.expect("PostgreSQL is back");
         history.settle_and_check(&database, &mut conn).await;
     }
-    println!("{} requests answered", history.answered());
+    println!("{} requests and {} reads answered", history.answered(), history.reads());
     database.pool().close().await;
     replicas.stop().await;
+}
+
+/// By how much each replica's clock is off.
+fn draw_skews_ms(seed: u64) -> [i64; 3] {
+    // Another sequence than that of the strike with the same seed.
+    let mut random = SmallRng::seed_from_u64(!seed);
+    let skews_ms = [0; 3].map(|_: i64| random.random_range(-SKEW_MAX_MS..=SKEW_MAX_MS));
+    println!("clocks are off by {skews_ms:?} ms");
+    skews_ms
 }
 
 /// Three processes on fixed ports, and HAProxy before them.
 struct Replicas {
     url: String,
     ports: Vec<u16>,
+    skews_ms: [i64; 3],
+    /// Between each process and PostgreSQL, for its claims connection alone.
+    networks: Vec<Proxy>,
     processes: Vec<Option<Process>>,
     proxy: HaProxy,
 }
 
 impl Replicas {
-    async fn start(url: String) -> Self {
+    async fn start(url: String, skews_ms: [i64; 3]) -> Self {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let proxy = HaProxy::start(&ports).await;
-        let mut replicas = Self { url, ports, processes: (0..3).map(|_| None).collect(), proxy };
+        let (socket, _) = network::place(&url);
+        let mut networks = Vec::new();
+        for _ in 0..3 {
+            networks.push(Proxy::start(socket.clone()).await);
+        }
+        let processes = (0..3).map(|_| None).collect();
+        let mut replicas = Self { url, ports, skews_ms, networks, processes, proxy };
         for which in 0..3 {
             replicas.spawn(which).await;
         }
@@ -137,7 +175,12 @@ impl Replicas {
 
     async fn spawn(&mut self, which: usize) {
         let listen = format!("127.0.0.1:{}", self.ports[which]);
-        let envs = [("STEELYARD_DRAIN_GRACE", "2")];
+        let (skew_ms, claims) = (self.skews_ms[which].to_string(), self.networks[which].url(&self.url));
+        let envs = [
+            ("STEELYARD_DRAIN_GRACE", "2"),
+            ("STEELYARD_CLOCK_SKEW_MS", skew_ms.as_str()),
+            ("STEELYARD_CLAIMS_DATABASE_URL", claims.as_str()),
+        ];
         self.processes[which] = Some(Process::spawn_at(&self.url, &listen, &envs).await);
     }
 
@@ -164,14 +207,19 @@ impl Replicas {
                 assert!(ended.success(), "{ended:?}");
                 self.spawn(which).await;
             }
-            Strike::Freeze(which) => {
+            Strike::Freeze { which, long } => {
                 let process = self.processes[which].as_ref().expect("a process");
                 process.stop_or_continue(false);
-                tokio::time::sleep(FROZEN).await;
+                tokio::time::sleep(if long { FROZEN_LONG } else { FROZEN }).await;
                 process.stop_or_continue(true);
             }
+            Strike::BlackHole { which, cut } => {
+                let mut conn = database.connect_owner().await.expect("PostgreSQL is there");
+                self.swallow_claims(&mut conn, which, cut).await;
+            }
             Strike::Join => {
-                let fourth = Process::spawn(&self.url, &[]).await;
+                let skew_ms = random.random_range(-SKEW_MAX_MS..=SKEW_MAX_MS).to_string();
+                let fourth = Process::spawn(&self.url, &[("STEELYARD_CLOCK_SKEW_MS", &skew_ms)]).await;
                 tokio::time::sleep(Duration::from_millis(random.random_range(500..3_000))).await;
                 let ended = fourth.terminate().await;
                 assert!(ended.success(), "{ended:?}");
@@ -185,6 +233,21 @@ impl Replicas {
                 postgres.server().start().await.expect("PostgreSQL starts");
             }
         }
+    }
+
+    /// The worker loses all claims, others take them over, and it joins anew.
+    async fn swallow_claims(&self, conn: &mut PgConnection, which: usize, cut: bool) {
+        let address = format!("http://127.0.0.1:{}", self.ports[which]);
+        let former = takes_part(conn, &address, Uuid::nil()).await;
+        self.networks[which].swallow();
+        eventually("others have taken over", async || {
+            let units = "SELECT worker_id FROM sequencer_claims UNION ALL SELECT worker_id FROM shard_claims";
+            let holders: Vec<Option<Uuid>> = sqlx::query_scalar(units).fetch_all(&mut *conn).await.expect("claims");
+            holders.iter().all(|holder| holder.is_some_and(|holder| holder != former))
+        })
+        .await;
+        self.networks[which].give_back(cut);
+        takes_part(conn, &address, former).await;
     }
 
     /// The place of the one that sequences `main`.
@@ -204,6 +267,27 @@ impl Replicas {
             assert!(ended.success(), "{ended:?}");
         }
     }
+}
+
+/// Waits until the worker at an address holds something, under another id than a
+/// former one, and gives that.
+async fn takes_part(conn: &mut PgConnection, address: &str, former: Uuid) -> Uuid {
+    let mut worker_id = None;
+    eventually("the worker takes part", async || {
+        worker_id = sqlx::query_scalar(
+            "SELECT worker_id FROM workers JOIN shard_claims USING (worker_id)
+             WHERE advertised_address = $1 AND worker_id <> $2 AND heartbeat_at > clock_timestamp() - interval '5 s'
+             LIMIT 1",
+        )
+        .bind(address)
+        .bind(former)
+        .fetch_optional(&mut *conn)
+        .await
+        .expect("claims can be read");
+        worker_id.is_some()
+    })
+    .await;
+    worker_id.expect("found")
 }
 
 async fn terminate(conn: &mut PgConnection, all: bool, pick: u64) {
@@ -243,6 +327,8 @@ impl Steady {
             http.post(format!("{origin}/v1/ledgers/main/accounts/batch")).json(&accounts).send().await.unwrap();
         assert!(opened.status().is_success());
         let stop = CancellationToken::new();
+        // Or a second run on the same ledger would only be told what the first one did.
+        let run: u32 = rand::random();
         let mut clients = tokio::task::JoinSet::new();
         for client in 0..CLIENTS {
             let (http, stop, url) = (http.clone(), stop.clone(), format!("{origin}/v1/ledgers/main/payments"));
@@ -250,7 +336,7 @@ impl Steady {
                 let mut answered = Vec::new();
                 while !stop.is_cancelled() {
                     let body = json!({"from": "bank", "to": "shop", "amount": 1, "asset": "EUR"});
-                    let key = format!("{client}-{}", answered.len());
+                    let key = format!("{run:x}-{client}-{}", answered.len());
                     let begun = Instant::now();
                     let answer = http.post(&url).header("idempotency-key", key).json(&body).send().await.unwrap();
                     let status = answer.status();
@@ -288,7 +374,7 @@ async fn paid(url: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_fails_no_request() {
     let postgres = Postgres::start().await;
-    let mut replicas = Replicas::start(postgres.database().await).await;
+    let mut replicas = Replicas::start(postgres.database().await, SKEWS_MS).await;
     let steady = Steady::begin(&replicas.proxy.origin()).await;
     for which in 0..3 {
         let ended = replicas.processes[which].take().unwrap().terminate().await;
@@ -305,7 +391,7 @@ async fn a_rolling_restart_fails_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_or_freezing_the_sequencers_worker_fails_no_request() {
     let postgres = Postgres::start().await;
-    let mut replicas = Replicas::start(postgres.database().await).await;
+    let mut replicas = Replicas::start(postgres.database().await, SKEWS_MS).await;
     let steady = Steady::begin(&replicas.proxy.origin()).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let which = replicas.sequencer().await;
@@ -324,9 +410,29 @@ async fn killing_or_freezing_the_sequencers_worker_fails_no_request() {
     replicas.processes[which].as_ref().unwrap().stop_or_continue(false);
     tokio::time::sleep(FROZEN_LONG).await;
     replicas.processes[which].as_ref().unwrap().stop_or_continue(true);
-    let (_, gap) = steady.end().await;
+    let (frozen, gap) = steady.end().await;
+    assert_eq!(paid(&replicas.url).await, (killed + frozen) as i64);
     println!("SIGSTOP of the sequencer's worker: none failed, longest gap {gap:?}");
     assert!(gap < Duration::from_secs(9), "{gap:?}");
     replicas.serve().await;
+    replicas.stop().await;
+}
+
+/// The worker that sequences does not hear of its end before the others have taken over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_black_hole_on_the_sequencers_claims_connection_fails_no_request() {
+    let postgres = Postgres::start().await;
+    let replicas = Replicas::start(postgres.database().await, SKEWS_MS).await;
+    let database = Database::new(&replicas.url).unwrap();
+    let mut conn = database.connect_owner().await.unwrap();
+    for cut in [false, true] {
+        let before = paid(&replicas.url).await;
+        let steady = Steady::begin(&replicas.proxy.origin()).await;
+        replicas.swallow_claims(&mut conn, replicas.sequencer().await, cut).await;
+        let (answered, gap) = steady.end().await;
+        println!("black hole, cut: {cut}: {answered} payments, none failed, longest gap {gap:?}");
+        assert_eq!(paid(&replicas.url).await - before, answered as i64);
+        replicas.serve().await;
+    }
     replicas.stop().await;
 }

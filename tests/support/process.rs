@@ -41,6 +41,8 @@ impl Process {
             .env("STEELYARD_LISTEN", listen)
             .env("RUST_LOG", "info,sqlx=warn")
             .env_remove("STEELYARD_FAILPOINT")
+            .env_remove("STEELYARD_SAFETY_OFF")
+            .env_remove("STEELYARD_CLOCK_SKEW_MS")
             .envs(envs.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

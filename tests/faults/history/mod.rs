@@ -1,8 +1,17 @@
 //! What clients asked and were told, and the check that the ledger did just that.
+//!
+//! Every request and answer is kept. When the faults are over, [`log`] compares
+//! them with the log, [`order`] with the clients' clock, and `verify` the
+//! projections with a fresh fold. What is found is a value, so that a test can
+//! show that it is found.
+
+mod log;
+mod order;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use rand::rngs::SmallRng;
@@ -11,8 +20,13 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use steelyard::store::Database;
 
+use order::{Operation, Place};
+
 /// Accounts between which payments are made.
 pub const WALLETS: u32 = 12;
+/// Of these the first few take part in every other payment, so that several
+/// clients are always at the same account.
+const HOT_WALLETS: u32 = 3;
 /// What each is given: so little that some payments are declined.
 const FUNDS: u32 = 5_000;
 /// A client that hears nothing for so long gives up, and tries again later.
@@ -26,15 +40,67 @@ const BATCHES_MAX: usize = 4;
 /// Tries at a definite answer after the faults are over.
 const SETTLE_TRIES_MAX: u32 = 200;
 
+/// What must hold. A finding names the one that does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Positions are 1..n.
+    Positions,
+    /// Epochs rise along the log.
+    Epochs,
+    /// `recorded_at` does not run backwards along the log.
+    Time,
+    /// What was acknowledged is in the log, and everything at most once.
+    ExactlyOnce,
+    /// What is in the log was asked for.
+    Requests,
+    /// Answers say what the log says, and the same each time.
+    Answers,
+    /// Balances in the log follow from its amounts.
+    Balances,
+    /// No balance falls below its floor.
+    Floors,
+    /// A rejection is justified by the log at its position.
+    Rejections,
+    /// A read is what the log says as of its position.
+    Reads,
+    /// Operations take effect between their call and their answer.
+    Order,
+    /// Projections are what a fresh fold of the log gives.
+    Projections,
+}
+
+/// What is not as it must be.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    pub rule: Rule,
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.rule, self.what)
+    }
+}
+
 /// A request and the first definite answer to it.
 #[derive(Clone, Debug)]
 struct Asked {
     body: Value,
     /// Whether it is asked for as an item of a batch.
     in_batch: bool,
+    /// When it was first asked for.
+    called: Instant,
     answer: Option<Answer>,
+    /// When that was there.
+    answered: Option<Instant>,
     /// Checked after the faults of its round.
     settled: bool,
+}
+
+impl Asked {
+    fn now(body: Value, in_batch: bool) -> Self {
+        Self { body, in_batch, called: Instant::now(), answer: None, answered: None, settled: false }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,27 +111,45 @@ struct Answer {
     body: Value,
 }
 
+/// An account as it was read.
+#[derive(Clone, Debug)]
+struct Read {
+    account: String,
+    version: u64,
+    posted: i128,
+    /// Of the last event that touched it, by the answer.
+    balance_position: u64,
+    /// As of which it was read.
+    position: u64,
+    called: Instant,
+    answered: Instant,
+}
+
 /// All that clients of one ledger asked.
 pub struct History {
     http: reqwest::Client,
     base: Mutex<String>,
     asked: Mutex<BTreeMap<String, Asked>>,
-    /// Per account, the newest version that anybody has been told of.
-    known: Mutex<BTreeMap<String, u64>>,
-    /// What was read: account, version, posted.
-    read: Mutex<Vec<(String, u64, String)>>,
+    read: Mutex<Vec<Read>>,
+    /// What clients noticed at once.
+    noticed: Mutex<Vec<Finding>>,
 }
 
 impl History {
     /// Opens the accounts and funds them.
     pub async fn begin(base: &str) -> Arc<Self> {
-        let http = reqwest::Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
+        Self::begin_with_patience(base, CLIENT_TIMEOUT).await
+    }
+
+    /// The same with clients that wait for so long.
+    pub async fn begin_with_patience(base: &str, patience: Duration) -> Arc<Self> {
+        let http = reqwest::Client::builder().timeout(patience).build().expect("a client");
         let history = Self {
             http,
             base: Mutex::new(base.to_owned()),
             asked: Mutex::default(),
-            known: Mutex::default(),
             read: Mutex::default(),
+            noticed: Mutex::default(),
         };
         let mut accounts: Vec<Value> =
             (1..=WALLETS).map(|n| json!({"code": format!("wallet:{n}"), "asset": "EUR"})).collect();
@@ -110,8 +194,9 @@ impl History {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(client) << 32);
                 while !stop.is_cancelled() {
                     let (key, body) = payment(&mut random);
-                    if random.random_range(0..4) == 0 {
-                        history.read(body["from"].as_str().expect("a code")).await;
+                    if random.random_range(0..3) == 0 {
+                        let side = if random.random() { "from" } else { "to" };
+                        history.read(body[side].as_str().expect("a code")).await;
                     }
                     if !history.ask(key.clone(), body.clone()).await {
                         // Or a dead process would be asked some thousand times.
@@ -141,9 +226,10 @@ impl History {
         assert!(self.is_answered_anew().await, "a payment has no answer");
     }
 
-    /// Makes one payment more.
+    /// Makes one payment more, by the bank, which can always pay.
     pub async fn is_answered_anew(&self) -> bool {
-        let (key, body) = payment(&mut SmallRng::seed_from_u64(rand::random()));
+        let (key, mut body) = payment(&mut SmallRng::seed_from_u64(rand::random()));
+        body["from"] = json!("bank");
         self.ask(key, body).await
     }
 
@@ -175,12 +261,7 @@ impl History {
 
     fn note_asked(&self, key: &str, body: &Value, in_batch: bool) {
         let mut asked = self.asked.lock().expect("no panic");
-        asked.entry(key.to_owned()).or_insert_with(|| Asked {
-            body: body.clone(),
-            in_batch,
-            answer: None,
-            settled: false,
-        });
+        asked.entry(key.to_owned()).or_insert_with(|| Asked::now(body.clone(), in_batch));
     }
 
     /// Whether it is a definite one.
@@ -193,79 +274,50 @@ impl History {
             _ => panic!("{key} was answered {status}: {body}"),
         };
         let transaction = transaction.as_str().expect("a transaction id").to_owned();
-        if let Some(balances) = body["balances"].as_object() {
-            for (account, balance) in balances {
-                self.know(account, balance["version"].as_u64().expect("a version"));
-            }
-        }
         let answer = Answer { status, transaction, body };
         let mut asked = self.asked.lock().expect("no panic");
         let known = asked.get_mut(key).expect("asked before");
         match &known.answer {
-            None => known.answer = Some(answer),
-            Some(first) => assert_eq!(*first, answer, "{key} was answered differently the second time"),
+            None => (known.answer, known.answered) = (Some(answer), Some(Instant::now())),
+            Some(first) if *first == answer => {}
+            Some(first) => self.notice(Rule::Answers, format!("{key} was answered {first:?} and then {answer:?}")),
         }
         true
     }
 
-    /// Reads an account, which must be as new as what anybody had been told of
-    /// before the read began.
+    fn notice(&self, rule: Rule, what: String) {
+        self.noticed.lock().expect("no panic").push(Finding { rule, what });
+    }
+
+    /// Reads every wallet, while nobody strikes.
+    pub async fn read_all(&self) {
+        for n in 1..=WALLETS {
+            self.read(&format!("wallet:{n}")).await;
+        }
+    }
+
+    /// Reads an account. Whether that was right, the log knows.
     async fn read(&self, account: &str) {
-        let known = self.known.lock().expect("no panic").get(account).copied().unwrap_or(0);
         let base = self.base.lock().expect("no panic").clone();
+        let called = Instant::now();
         let Ok(answer) = self.http.get(format!("{base}/v1/ledgers/main/accounts/{account}")).send().await else {
             return;
         };
         if answer.status() != 200 {
             return;
         }
+        let position =
+            answer.headers().get("ledger-position").and_then(|position| position.to_str().ok()?.parse().ok());
+        let position = position.expect("a position");
         let Ok(body) = answer.json::<Value>().await else { return };
-        let version = body["balance"]["version"].as_u64().expect("a version");
-        assert!(version >= known, "{account} was read at version {version} after {known} was known");
-        let posted = body["balance"]["posted"].as_str().expect("an amount").to_owned();
-        self.read.lock().expect("no panic").push((account.to_owned(), version, posted));
-        self.know(account, version);
-    }
-
-    fn know(&self, account: &str, version: u64) {
-        let mut known = self.known.lock().expect("no panic");
-        let newest = known.entry(account.to_owned()).or_default();
-        *newest = version.max(*newest);
-    }
-
-    /// What was read is what the log says of that version.
-    async fn check_reads(&self, conn: &mut PgConnection) {
-        let read = std::mem::take(&mut *self.read.lock().expect("no panic"));
-        let (accounts, versions): (Vec<String>, Vec<i64>) =
-            read.iter().map(|(account, version, _)| (account.clone(), *version as i64)).unzip();
-        // The statement's lines are there when the projections are.
-        let mut tries = 0;
-        let logged = loop {
-            let logged: Vec<Option<String>> = sqlx::query_scalar(
-                "SELECT CASE WHEN u.version = 0 THEN '0' ELSE (
-                         SELECT e.balance_after::text FROM accounts a
-                         JOIN entries e
-                             ON e.shard = a.shard AND e.ledger_id = a.ledger_id AND e.account_id = a.account_id
-                         WHERE a.ledger_id = 1 AND a.code = u.code AND e.version = u.version
-                     ) END
-                 FROM UNNEST($1::text[], $2::bigint[]) WITH ORDINALITY AS u (code, version, ordinality)
-                 ORDER BY ordinality",
-            )
-            .bind(&accounts)
-            .bind(&versions)
-            .fetch_all(&mut *conn)
-            .await
-            .expect("entries can be read");
-            if logged.iter().all(Option::is_some) {
-                break logged;
-            }
-            tries += 1;
-            assert!(tries < SETTLE_TRIES_MAX, "what was read is in no statement");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        };
-        for ((account, version, posted), logged) in read.iter().zip(logged) {
-            assert_eq!(logged.as_ref(), Some(posted), "{account} at version {version}");
-        }
+        let answered = Instant::now();
+        let balance = &body["balance"];
+        let version = balance["version"].as_u64().expect("a version");
+        let posted = balance["posted"].as_str().and_then(|posted| posted.parse().ok()).expect("an amount");
+        let balance_position = balance["position"].as_u64().expect("a position");
+        let account = account.to_owned();
+        let read = Read { account, version, posted, balance_position, position, called, answered };
+        self.read.lock().expect("no panic").push(read);
     }
 
     async fn post(&self, path: &str, key: Option<&str>, body: &Value) -> Option<(u16, Value)> {
@@ -279,10 +331,16 @@ impl History {
         Some((status, answer.json().await.ok()?))
     }
 
-    /// With the faults over: every request gets a definite answer, the same as
-    /// before if it had one; the log has each exactly once and nothing else;
-    /// and the whole ledger verifies.
+    /// With the faults over: settles, and finds nothing wrong.
     pub async fn settle_and_check(&self, database: &Database, conn: &mut PgConnection) {
+        self.settle().await;
+        if let Err(finding) = self.check(database, conn).await {
+            panic!("{finding}");
+        }
+    }
+
+    /// Asks until every request has a definite answer, the same as before if it had one.
+    pub async fn settle(&self) {
         let mut alone = Vec::new();
         let mut in_batch = Vec::new();
         for (key, asked) in self.asked.lock().expect("no panic").iter_mut().filter(|(_, asked)| !asked.settled) {
@@ -298,26 +356,55 @@ impl History {
         for items in in_batch.chunks(BATCH) {
             until_definite(|| self.ask_batch(items.to_vec())).await;
         }
-        let rows: Vec<(String, String, String)> = sqlx::query_as(
-            "SELECT idempotency_key, transaction_id::text, type FROM events WHERE idempotency_key IS NOT NULL",
+    }
+
+    /// Holds everything that was asked, answered and read against the log, and
+    /// the projections against a fresh fold of it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub async fn check(&self, database: &Database, conn: &mut PgConnection) -> Result<(), Finding> {
+        let noticed = self.noticed.lock().expect("no panic").first().cloned();
+        noticed.map_or(Ok(()), Err)?;
+        let rows: Vec<log::Row> = sqlx::query_as(
+            "SELECT position, epoch, recorded_at, type, transaction_id::text, idempotency_key, payload::text
+             FROM events WHERE ledger_id = 1 ORDER BY position",
         )
         .fetch_all(&mut *conn)
         .await
         .expect("the log can be read");
-        self.check_log(rows);
-        verify(database).await;
-        self.check_reads(conn).await;
+        self.check_log(&rows)?;
+        projected(conn, rows.last().map_or(0, |row| row.position)).await;
+        let report = steelyard::projector::verify::verify(database, &|_, _| {}).await;
+        report.map(drop).map_err(|failure| Finding { rule: Rule::Projections, what: failure.to_string() })
     }
 
-    /// Each request is in the log exactly once, as it was answered.
-    fn check_log(&self, rows: Vec<(String, String, String)>) {
+    fn check_log(&self, rows: &[log::Row]) -> Result<(), Finding> {
         let asked = self.asked.lock().expect("no panic");
-        assert_eq!(rows.len(), asked.len(), "as many events as requests");
-        for (key, transaction, type_name) in rows {
-            let answer = asked.get(&key).and_then(|asked| asked.answer.as_ref()).expect("an event that was asked for");
-            assert_eq!(answer.transaction, transaction, "{key}");
-            let expected = if answer.status == 201 { "transaction_posted" } else { "transaction_rejected" };
-            assert_eq!(type_name, expected, "{key}");
+        let read = self.read.lock().expect("no panic");
+        let log = log::Log::follow(rows, &asked)?;
+        read.iter().try_for_each(|read| log.check_read(read))?;
+        let payments = asked.iter().filter_map(|(key, asked)| {
+            Some(Operation {
+                what: key.clone(),
+                called: asked.called,
+                answered: asked.answered,
+                place: Place::At(log.position(key)?),
+            })
+        });
+        let reads = read.iter().map(|read| Operation {
+            what: format!("{read:?}"),
+            called: read.called,
+            answered: Some(read.answered),
+            place: Place::Behind(read.position),
+        });
+        let operations: Vec<Operation<Instant>> = payments.chain(reads).collect();
+        match order::contradiction(&operations) {
+            None => Ok(()),
+            Some((first, second)) => {
+                let what = format!("{second:?} was called after the answer to {first:?}, and stands before it");
+                Err(Finding { rule: Rule::Order, what })
+            }
         }
     }
 
@@ -325,11 +412,17 @@ impl History {
     pub fn answered(&self) -> usize {
         self.asked.lock().expect("no panic").values().filter(|asked| asked.answer.is_some()).count()
     }
+
+    /// Reads that were answered.
+    pub fn reads(&self) -> usize {
+        self.read.lock().expect("no panic").len()
+    }
 }
 
 /// A random payment and its key.
 fn payment(random: &mut SmallRng) -> (String, Value) {
-    let from = random.random_range(1..=WALLETS);
+    let payers = if random.random() { HOT_WALLETS } else { WALLETS };
+    let from = random.random_range(1..=payers);
     let to = (from + random.random_range(1..WALLETS) - 1) % WALLETS + 1;
     let amount: u32 = random.random_range(1..=FUNDS / 3);
     let body = json!({
@@ -347,7 +440,20 @@ async fn until_definite<F: Future<Output = bool>>(ask: impl Fn() -> F) {
     }
 }
 
-async fn verify(database: &Database) {
-    let report = steelyard::projector::verify::verify(database, &|_, _| {}).await;
-    assert!(report.is_ok(), "verify found: {report:?}");
+/// Waits until the projections have all there is, or a comparison with them would
+/// be one with the past.
+async fn projected(conn: &mut PgConnection, head: i64) {
+    let mut tries = 0;
+    loop {
+        let lowest: i64 = sqlx::query_scalar("SELECT min(position) FROM checkpoints WHERE ledger_id = 1")
+            .fetch_one(&mut *conn)
+            .await
+            .expect("checkpoints can be read");
+        if lowest >= head {
+            return;
+        }
+        tries += 1;
+        assert!(tries < SETTLE_TRIES_MAX, "the projections stay at {lowest}, behind {head}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
