@@ -36,6 +36,10 @@ use network::Proxy;
 use proxy::HaProxy;
 use support::{Postgres, Process, WAIT, eventually};
 
+/// Each test has the machine for itself: three replicas, HAProxy and PostgreSQL are
+/// enough for two cores, and some of the tests measure gaps.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Rounds that `cargo test` makes.
 const ROUNDS_DEFAULT: u64 = 50;
 /// Rounds on one database, before a fresh one keeps `verify` quick.
@@ -97,6 +101,7 @@ fn setting(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_replicas_under_faults_lose_nothing_and_answer_once() {
+    let _alone = ALONE.lock().await;
     let seed = setting("STEELYARD_SEED").unwrap_or_else(|| u64::from(rand::random::<u32>()));
     let rounds = setting("STEELYARD_ROUNDS").unwrap_or(ROUNDS_DEFAULT);
     println!("STEELYARD_SEED={seed} STEELYARD_ROUNDS={rounds}");
@@ -373,6 +378,7 @@ async fn paid(url: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_fails_no_request() {
+    let _alone = ALONE.lock().await;
     let postgres = Postgres::start().await;
     let mut replicas = Replicas::start(postgres.database().await, SKEWS_MS).await;
     let steady = Steady::begin(&replicas.proxy.origin()).await;
@@ -390,6 +396,7 @@ async fn a_rolling_restart_fails_no_request() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killing_or_freezing_the_sequencers_worker_fails_no_request() {
+    let _alone = ALONE.lock().await;
     let postgres = Postgres::start().await;
     let mut replicas = Replicas::start(postgres.database().await, SKEWS_MS).await;
     let steady = Steady::begin(&replicas.proxy.origin()).await;
@@ -421,6 +428,7 @@ async fn killing_or_freezing_the_sequencers_worker_fails_no_request() {
 /// The worker that sequences does not hear of its end before the others have taken over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_black_hole_on_the_sequencers_claims_connection_fails_no_request() {
+    let _alone = ALONE.lock().await;
     let postgres = Postgres::start().await;
     let replicas = Replicas::start(postgres.database().await, SKEWS_MS).await;
     let database = Database::new(&replicas.url).unwrap();
