@@ -157,7 +157,8 @@ fn serving(options: &PgConnectOptions) -> PgConnectOptions {
 /// TCP finds out about a client that is gone is the pooler's to know.
 pub(super) const BEGIN_SERVING: &str = "BEGIN; SET LOCAL ROLE steelyard_serving; \
                                         SET LOCAL idle_in_transaction_session_timeout = '10s'; \
-                                        SET LOCAL client_connection_check_interval = '2s'";
+                                        SET LOCAL client_connection_check_interval = '2s'; \
+                                        SET LOCAL enable_bitmapscan = off";
 
 /// A session whose client is gone ends by itself, and with it its locks: within
 /// seconds, where half-open connections would live for hours. And its statements go
