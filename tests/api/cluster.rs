@@ -58,7 +58,7 @@ async fn what_is_on_its_way_is_shown_until_it_has_arrived() {
     let server = Server::start(&url).await;
     let client = Client::new(&server.origin());
 
-    let moving = |cluster: &Value| cluster["workers"][1]["denied"] != nothing();
+    let moving = |cluster: &Value| cluster["workers"][1]["denied"] != nothing() && cluster["unowned"] == nothing();
     let found = until(&client, "it wants its share", moving).await;
     let joined = &found["workers"][1];
     assert_eq!((&found["workers"][0]["worker_id"], &found["workers"][0]["live"]), (&json!(holder), &json!(true)));
@@ -69,14 +69,15 @@ async fn what_is_on_its_way_is_shown_until_it_has_arrived() {
         found["moves"],
         json!([{"from": holder, "to": joined["worker_id"], "ledgers": [], "shards": joined["denied"]["shards"]}])
     );
-    assert_eq!(found["unowned"], nothing());
 
     conn.close().await.unwrap();
-    let arrived = |cluster: &Value| cluster["moves"] == json!([]) && cluster["workers"][1]["denied"] == nothing();
+    let arrived = |cluster: &Value| {
+        let still = cluster["moves"] == json!([]) && cluster["unowned"] == nothing();
+        still && cluster["workers"][1]["denied"] == nothing()
+    };
     let found = until(&client, "all has arrived", arrived).await;
     assert_eq!((&found["workers"][0]["live"], &found["workers"][0]["shards"]), (&json!(false), &json!([])));
     assert_eq!(found["workers"][1]["shards"], json!(["0-63"]));
-    assert_eq!(found["unowned"], nothing());
     server.close().await;
 }
 
@@ -90,6 +91,18 @@ fn shards(ranges: &Value) -> BTreeSet<u16> {
 /// The trap: a deploy makes every shard move, and all of them at once.
 #[tokio::test]
 async fn a_join_moves_one_share_once_and_few_shards_at_a_time() {
+    // On a machine that is busy with other tests a worker may be silent for so long that it counts as gone,
+    // and what it had moves for that reason. Its log says so, and then there is nothing to be seen here.
+    for _ in 0..3 {
+        if one_joins().await {
+            return;
+        }
+    }
+    panic!("a worker counted as gone each time");
+}
+
+/// Whether both workers counted as alive throughout, so that all was as it should be.
+async fn one_joins() -> bool {
     let url = Postgres::shared().await.database().await;
     let first = Process::spawn(&url, &[]).await;
     first.serves().await;
@@ -99,8 +112,8 @@ async fn a_join_moves_one_share_once_and_few_shards_at_a_time() {
         let of = |worker: &Value| shards(&worker["shards"]).len();
         cluster["workers"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
     };
-    let found = until(&client, "each has its share", |cluster| held(cluster) == [32, 32]).await;
-    assert_eq!(found["moves"], json!([]));
+    let arrived = |cluster: &Value| held(cluster) == [32, 32] && cluster["moves"] == json!([]);
+    let found = until(&client, "each has its share", arrived).await;
     let log = first.log();
     let given = || -> Vec<u64> {
         let log = log.borrow();
@@ -109,11 +122,20 @@ async fn a_join_moves_one_share_once_and_few_shards_at_a_time() {
     };
     eventually("all that was given is logged", async || given().iter().sum::<u64>() >= 32).await;
     let given = given();
+    let logs = [first.log(), second.log()];
+    let gone = ["not heard of any more", "the claims connection is lost", "another worker took over"];
+    let is_gone = |line: &Value| gone.iter().any(|gone| line["message"].as_str().unwrap_or_default().contains(gone));
+    if logs.iter().any(|log| log.borrow().iter().any(is_gone)) {
+        second.kill().await;
+        first.kill().await;
+        return false;
+    }
     assert!(given.iter().sum::<u64>() == 32 && given.iter().all(|units| *units <= 8), "{given:?}");
     let epochs = found["shards"].as_array().unwrap().iter().map(|shard| shard["epoch"].as_i64().unwrap());
     assert_eq!(epochs.filter(|epoch| *epoch == 2).count(), 32, "each changed hands once: {}", found["shards"]);
     second.kill().await;
     first.kill().await;
+    true
 }
 
 /// A denial is never silence: it is a metric, a line of the log and a line of `steelyard cluster`.
@@ -128,8 +150,8 @@ async fn a_claim_that_is_denied_and_a_unit_that_nobody_holds_are_seen_everywhere
     let client = Client::new(process.origin());
 
     let five = json!({"ledgers": [], "shards": ["5"]});
-    let found = until(&client, "it is denied", |cluster| cluster["workers"][0]["denied"] == five).await;
-    assert_eq!(found["unowned"], five);
+    let denied = |cluster: &Value| cluster["workers"][0]["denied"] == five && cluster["unowned"] == five;
+    let found = until(&client, "it is denied", denied).await;
     let worker_id = &found["workers"][0]["worker_id"];
     assert_eq!(found["moves"], json!([{"from": null, "to": worker_id, "ledgers": [], "shards": ["5"]}]));
     assert_eq!(found["workers"][0]["shards"], json!(["0-4", "6-63"]));
