@@ -99,15 +99,20 @@ pub struct Condition {
 
 /// Says that the worker lives, and how it is. Also proves that the session with
 /// its locks lives.
+///
+/// It need not be durable, and does not wait for the disk: a disk that stalls for
+/// seconds would otherwise look like the death of all workers.
 pub async fn heartbeat(conn: &mut PgConnection, worker_id: Uuid, condition: &Condition) -> Result<(), Error> {
     let ledgers: Vec<LedgerId> = condition.denied.iter().filter_map(|unit| sequencer_of(*unit)).collect();
     let shards: Vec<Shard> = condition.denied.iter().filter_map(|unit| shard_of(*unit)).collect();
     sqlx::query!(
         r#"
+        WITH this_commit AS (SELECT set_config('synchronous_commit', 'off', true) AS synchronous)
         UPDATE workers
         SET heartbeat_at = clock_timestamp(), draining = $2, ledgers_denied = $3, shards_denied = $4,
             writes_fenced = $5
-        WHERE worker_id = $1
+        FROM this_commit
+        WHERE worker_id = $1 AND this_commit.synchronous = 'off'
         "#,
         worker_id,
         condition.draining,

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use sqlx::{Connection, PgConnection};
 use steelyard::cluster::Status;
 use steelyard::sequencer::Work;
-use steelyard::store::Database;
+use steelyard::store::{Database, claims};
 use tokio::time::Instant;
 
 use super::{PATIENCE, main_ledger, open, open_accounts, payment, submit, worker};
@@ -143,4 +143,36 @@ fn collect(dir: &Path, sources: &mut Vec<PathBuf>) {
             sources.push(path);
         }
     }
+}
+
+/// A disk that stalls for longer than a worker may be silent is not the death of all workers.
+#[tokio::test]
+async fn a_heartbeat_does_not_wait_for_the_disk() {
+    let database = Database::new(&Postgres::shared().await.database().await).unwrap();
+    let mut conn = database.connect_owner().await.unwrap();
+    let worker_id = database.new_worker_id();
+    let registration = claims::Registration {
+        address: "http://beats".to_owned(),
+        internal_url: None,
+        version: "0".to_owned(),
+        capacity: 1,
+        sequencer: true,
+        projector: true,
+    };
+    claims::register(&mut conn, worker_id, &registration).await.unwrap();
+    let waits = async |conn: &mut PgConnection| -> String {
+        sqlx::query_scalar("SHOW synchronous_commit").fetch_one(conn).await.unwrap()
+    };
+    sqlx::raw_sql("BEGIN").execute(&mut conn).await.unwrap();
+    claims::heartbeat(&mut conn, worker_id, &claims::Condition::default()).await.unwrap();
+    assert_eq!(waits(&mut conn).await, "off");
+    sqlx::raw_sql("COMMIT").execute(&mut conn).await.unwrap();
+    // Everything else that this session commits is durable.
+    assert_eq!(waits(&mut conn).await, "on");
+    let beaten: bool = sqlx::query_scalar("SELECT heartbeat_at > started_at FROM workers WHERE worker_id = $1")
+        .bind(worker_id)
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert!(beaten);
 }
