@@ -31,8 +31,9 @@ const PING_EVERY: Duration = Duration::from_secs(1);
 const LOG_TIMEOUT: Duration = Duration::from_secs(2);
 /// A word that something has changed is worth no longer a wait.
 const NUDGE_TIMEOUT: Duration = Duration::from_millis(500);
-/// What a peak has deferred is read in four seconds. The other serves meanwhile, but is not to wait for ever.
-pub const WARM_UP_TIMEOUT: Duration = Duration::from_secs(8);
+/// What a peak has deferred is read in four seconds, or in ten on a machine that has the peak's work to do as well.
+/// The other serves meanwhile, but is not to wait for ever.
+pub const WARM_UP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of one frame: a batch of 10,000 payments with everything in it.
 const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
 

@@ -44,7 +44,7 @@ const SHARDS_MOVED_MAX: usize = 8;
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// A unit that nobody holds for so long is worth a line of the log: a takeover takes less.
 const UNOWNED_LOGGED: Duration = Duration::from_secs(5);
-/// So is one that this worker cannot get: its holder may let it read ahead first, for eight seconds.
+/// So is one that this worker cannot get: its holder may let it read ahead first, for seconds in a peak.
 const DENIED_LOGGED: Duration = Duration::from_secs(10);
 /// Of so many tries in a row that fail, one is logged: every five seconds.
 const FAILURES_LOGGED: u32 = 25;

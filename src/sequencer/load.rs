@@ -27,6 +27,11 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Events that are read ahead of a takeover even if they are projected: their
 /// accounts are the busiest, and in memory then.
 const WARM_EVENTS: u64 = 20_000;
+/// In a peak so much arrives while a worker reads ahead that it reads once more, and
+/// what is left then is a batch or two.
+const WARM_ROUNDS_MAX: u32 = 4;
+/// A round that took no longer leaves little for the next.
+const WARM_ROUND_SHORT: Duration = Duration::from_millis(200);
 /// What was read ahead is kept for a takeover that comes at once, or not at all.
 const WARM_KEPT: Duration = Duration::from_secs(20);
 
@@ -186,9 +191,15 @@ impl WarmUp {
     /// Those of [`Loaded::read_on`].
     pub async fn run(&self) -> Result<(), Error> {
         let started = Instant::now();
-        let conns = [self.database.connect_serving().await?, self.database.connect_serving().await?];
-        let loaded = self.take().unwrap_or_default();
-        let (loaded, _) = loaded.read_on(self.ledger_id, self.shard_count, conns, WARM_EVENTS).await?;
+        let mut conns = [self.database.connect_serving().await?, self.database.connect_serving().await?];
+        let mut loaded = self.take().unwrap_or_default();
+        for _ in 0..WARM_ROUNDS_MAX {
+            let begun = Instant::now();
+            (loaded, conns) = loaded.read_on(self.ledger_id, self.shard_count, conns, WARM_EVENTS).await?;
+            if begun.elapsed() < WARM_ROUND_SHORT {
+                break;
+            }
+        }
         let took = started.elapsed();
         tracing::info!(ledger_id = self.ledger_id, head = loaded.head, ?took, "read ahead of a takeover");
         *self.lock() = Some((Instant::now(), loaded));
