@@ -78,6 +78,7 @@ impl Forwarder {
         let mut arrived = Vec::with_capacity(INTAKE_MAX);
         let mut open = true;
         let mut not_before = Instant::now();
+        let mut taken_in = Instant::now();
         loop {
             expire(&mut waiting);
             if not_before <= Instant::now() {
@@ -99,7 +100,8 @@ impl Forwarder {
                 return;
             }
             let has_room = open && waiting.len() < WAITING_MAX;
-            let at_once = frames.len() < FRAMES_MAX;
+            // A moment, not a pause: whatever else happens meanwhile does not put it off.
+            let take_in_at = if frames.len() < FRAMES_MAX { taken_in } else { taken_in + INTAKE_PAUSE };
             tokio::select! {
                 Some(ended) = frames.next(), if !frames.is_empty() => {
                     if let Ended::Failed(submissions) = ended {
@@ -110,8 +112,9 @@ impl Forwarder {
                         not_before = Instant::now() + RETRY_PAUSE;
                     }
                 }
-                received = take_in(&mut queue, &mut arrived, at_once), if has_room => {
+                received = take_in(&mut queue, &mut arrived, take_in_at), if has_room => {
                     open = received > 0;
+                    taken_in = Instant::now();
                     waiting.extend(arrived.drain(..));
                 }
                 changed = self.routes.changed() => if changed.is_err() { tokio::time::sleep(RETRY_PAUSE).await },
@@ -173,11 +176,11 @@ impl Forwarder {
     }
 }
 
-/// Takes requests from the queue: at once when they can be sent on, else after a
-/// while, so that what arrives one by one does not wake the forwarder each time.
-async fn take_in(queue: &mut mpsc::Receiver<Submission>, arrived: &mut Vec<Submission>, at_once: bool) -> usize {
-    if !at_once {
-        tokio::time::sleep(INTAKE_PAUSE).await;
+/// Takes requests from the queue, not before `at`, so that what arrives one by one
+/// while nothing can be sent on does not wake the forwarder each time.
+async fn take_in<T>(queue: &mut mpsc::Receiver<T>, arrived: &mut Vec<T>, at: Instant) -> usize {
+    if at > Instant::now() {
+        tokio::time::sleep_until(at).await;
     }
     queue.recv_many(arrived, INTAKE_MAX).await
 }
@@ -216,5 +219,26 @@ fn expire(waiting: &mut VecDeque<Submission>) {
             let reason = if submission.asked { Unavailable::OutcomeUnknown } else { Unavailable::TimedOut };
             submission.answer(Err(reason));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While requests wait, the forwarder looks around every [`RETRY_PAUSE`], which is
+    /// sooner than it takes requests in: those in the queue have deadlines all the same.
+    #[tokio::test]
+    async fn what_is_in_the_queue_is_taken_in_however_often_something_else_happens() {
+        let (sender, mut queue) = mpsc::channel(4);
+        sender.try_send(7).unwrap();
+        let (mut arrived, at) = (Vec::new(), Instant::now() + INTAKE_PAUSE);
+        for _ in 0..20 {
+            tokio::select! {
+                _ = take_in(&mut queue, &mut arrived, at) => break,
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
+        }
+        assert_eq!(arrived, [7]);
     }
 }
