@@ -9,6 +9,7 @@ use hashbrown::hash_map::Entry;
 
 use crate::ledger::{Event, Fact, Leg, Position, RejectedTransaction};
 use crate::shard::shard_of;
+use crate::store::backdating::{self, BackdatedLeg};
 use crate::store::jsonb::Jsonb;
 use crate::store::projections::Flush;
 use crate::store::{LedgerId, Shard};
@@ -92,6 +93,17 @@ impl<'a> Fold<'a> {
         columns.reference.push(reference.cloned());
         columns.effective_at.push(event.effective_at);
         columns.recorded_at.push(event.recorded_at);
+        if backdating::is_backdated(event.effective_at, event.recorded_at) {
+            self.part(shard).backdated.push(BackdatedLeg {
+                shard,
+                account_id: leg.account_id,
+                version: leg.after.version,
+                side: leg.side,
+                amount: leg.amount,
+                effective_at: event.effective_at,
+                recorded_at: event.recorded_at,
+            });
+        }
         self.set_balance(shard, leg.account_id, &leg.after, leg.after.version - 1);
     }
 

@@ -6,6 +6,7 @@
 //! [`rebuild`] fills fresh tables from the beginning of the log, and [`verify`]
 //! compares; both by way of [`replay`], a fold that believes nothing.
 
+pub mod backdating;
 pub mod checkpoints;
 pub mod fold;
 pub mod rebuild;

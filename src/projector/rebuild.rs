@@ -13,6 +13,7 @@ use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::Progress;
+use super::backdating::Backdating;
 use super::replay::{Account, Change, Contradiction, ReadAhead, Replay};
 use crate::ledger::Position;
 use crate::store::events::Logged;
@@ -131,6 +132,7 @@ struct Build<'a> {
     changed: HashSet<(LedgerId, usize)>,
     entries: u64,
     rejections: u64,
+    backdating: Backdating,
 }
 
 impl<'a> Build<'a> {
@@ -154,6 +156,7 @@ impl<'a> Build<'a> {
             changed: HashSet::new(),
             entries: 0,
             rejections: 0,
+            backdating: Backdating::default(),
         })
     }
 
@@ -161,39 +164,52 @@ impl<'a> Build<'a> {
     /// over a connection of its own, and builds the indexes.
     async fn load(&mut self, database: &Database, owner: &mut PgConnection) -> Result<(), Error> {
         let heads = sql::heads(owner).await?;
-        let mut others =
-            [database.connect_owner().await?, database.connect_owner().await?, database.connect_owner().await?];
-        let [a, b, r] = &mut others;
-        let mut conns = [a, b, owner, r];
+        let mut others = [
+            database.connect_owner().await?,
+            database.connect_owner().await?,
+            database.connect_owner().await?,
+            database.connect_owner().await?,
+        ];
+        let [a, b, r, d] = &mut others;
+        let mut conns = [a, b, owner, r, d];
         for (conn, definition) in conns.iter_mut().zip(&self.definitions) {
             sql::settle_in(conn).await?;
             sql::begin(conn).await?;
             definition.create(conn).await?;
         }
+        // The last are the days, which are made of the back-dated legs, over the same connection.
+        if let Some(of_days) = self.definitions.last() {
+            of_days.create(conns[4]).await?;
+        }
         self.load_rows(&mut conns, &heads).await?;
         for conn in &mut conns {
             sql::commit(conn).await?;
         }
-        let [a, b, e, r] = conns;
-        let [of_accounts, of_balances, of_entries, of_rejections] = &self.definitions[..] else { return Ok(()) };
+        let [a, b, e, r, d] = conns;
+        let [of_accounts, of_balances, of_entries, of_rejections, of_backdated, of_days] = &self.definitions[..] else {
+            return Ok(());
+        };
         tokio::try_join!(of_entries.index(e), async {
             of_accounts.index(a).await?;
             of_balances.index(b).await?;
-            of_rejections.index(r).await
+            of_rejections.index(r).await?;
+            of_backdated.index(d).await?;
+            of_days.index(d).await
         })?;
         Ok(())
     }
 
     async fn load_rows(
         &mut self,
-        conns: &mut [&mut PgConnection; 4],
+        conns: &mut [&mut PgConnection; 5],
         heads: &[(LedgerId, Position)],
     ) -> Result<(), Error> {
-        let [a, b, e, r] = conns;
+        let [a, b, e, r, d] = conns;
         let mut accounts = Load::begin(a, Table::Accounts).await?;
         let mut balances = Load::begin(b, Table::Balances).await?;
         let mut entries = Load::begin(e, Table::Entries).await?;
         let mut rejections = Load::begin(r, Table::Rejections).await?;
+        let mut backdated = Load::begin(d, Table::Backdated).await?;
         for (ledger_id, head) in heads {
             let mut ahead = self.read_ahead(*ledger_id, *head)?;
             while let Some(page) = ahead.next().await? {
@@ -201,6 +217,7 @@ impl<'a> Build<'a> {
                 entries.send(&mut self.rows.entries).await?;
                 accounts.send(&mut self.rows.accounts).await?;
                 rejections.send(&mut self.rows.rejections).await?;
+                backdated.send(&mut self.rows.backdated).await?;
                 self.tell(heads);
             }
             self.reader = Some(ahead.finish().await?);
@@ -213,6 +230,8 @@ impl<'a> Build<'a> {
         balances.finish().await?;
         entries.finish().await?;
         rejections.finish().await?;
+        backdated.finish().await?;
+        sql::fill_days(d).await?;
         Ok(())
     }
 
@@ -229,7 +248,7 @@ impl<'a> Build<'a> {
 
     fn fold(&mut self, ledger_id: LedgerId, page: &[Logged]) -> Result<(), Error> {
         let replay = self.ledgers.entry(ledger_id).or_insert_with(|| Replay::new(ledger_id, self.shard_count));
-        let Rows { accounts, entries, rejections, .. } = &mut self.rows;
+        let Rows { accounts, entries, rejections, backdated, .. } = &mut self.rows;
         for logged in page {
             let observed = replay.apply(logged, |index, _: &Account, change| match change {
                 Change::Opened(row) => {
@@ -238,6 +257,9 @@ impl<'a> Build<'a> {
                 }
                 Change::Posted(row) => {
                     row.encode(entries);
+                    if let Some(row) = self.backdating.follow(&row) {
+                        row.encode(backdated);
+                    }
                     self.entries += 1;
                     self.changed.insert((ledger_id, index));
                 }

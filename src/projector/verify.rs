@@ -17,6 +17,7 @@ use sqlx::PgConnection;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Progress;
+use super::backdating::Backdating;
 use super::replay::{Account, Change, Contradiction, ReadAhead, Replay, describe};
 use crate::ledger::{AccountId, AccountStatus, Amount, Balance, Event, Fact, Limits, Position};
 use crate::store::events::{self, Logged};
@@ -43,6 +44,8 @@ pub struct Report {
     pub balances: u64,
     pub entries: u64,
     pub rejections: u64,
+    /// Legs that are effective at another time than they were recorded at.
+    pub backdated: u64,
     pub seconds: f64,
 }
 
@@ -85,6 +88,8 @@ pub async fn verify(database: &Database, progress: Progress<'_>) -> Result<Repor
     verification.compare_balances(&mut conn).await?;
     verification.compare_rows(&mut conn, Table::Entries).await?;
     verification.compare_rows(&mut conn, Table::Rejections).await?;
+    verification.compare_rows(&mut conn, Table::Backdated).await?;
+    verification.compare_days(&mut conn).await?;
     check_trial_balance(&mut conn).await?;
     Ok(Report { seconds: started.elapsed().as_secs_f64(), ..verification.report })
 }
@@ -123,6 +128,7 @@ struct Expected {
     balance: Option<Balance>,
     entries: Tally,
     rejections: Tally,
+    backdated: Tally,
     account_found: bool,
     balance_found: bool,
 }
@@ -137,6 +143,7 @@ struct Ledger {
     accounts: Vec<Expected>,
     assets: BTreeMap<String, u8>,
     keys: Tally,
+    backdating: Backdating,
 }
 
 struct Verification<'a> {
@@ -159,6 +166,7 @@ impl<'a> Verification<'a> {
                 accounts: Vec::new(),
                 assets: BTreeMap::new(),
                 keys: Tally::default(),
+                backdating: Backdating::default(),
             };
             ledgers.insert(row.ledger_id, ledger);
         }
@@ -303,7 +311,7 @@ impl<'a> Verification<'a> {
         self.ledgers.values().try_for_each(|ledger| ledger.missing(Table::Balances, |expected| expected.balance_found))
     }
 
-    /// Compares `entries` or `rejections`.
+    /// Compares `entries`, `rejections` or `backdated`.
     async fn compare_rows(&mut self, conn: &mut PgConnection, table: Table) -> Result<(), Failure> {
         let mut found: u64 = 0;
         let mut rows = sql::encoded_rows(conn, table).await?;
@@ -326,10 +334,24 @@ impl<'a> Verification<'a> {
         }
         match table {
             Table::Entries => self.report.entries = found,
+            Table::Backdated => self.report.backdated = found,
             _ => self.report.rejections = found,
         }
         (self.progress)(self.report.events * 2, self.report.events * 2);
         Ok(())
+    }
+
+    /// The legs have been compared; of the days it remains to be seen that they are the legs' sums.
+    async fn compare_days(&self, conn: &mut PgConnection) -> Result<(), Failure> {
+        let Some(day) = sql::first_wrong_day(conn).await? else { return Ok(()) };
+        let ledger = self.ledgers.get(&day.ledger_id);
+        let name = ledger.map_or_else(|| day.ledger_id.to_string(), |ledger| ledger.name.clone());
+        let account = ledger
+            .and_then(|ledger| ledger.replay.accounts().get(ledger.replay.index_of(day.account_id as AccountId)?));
+        let account = account.map_or_else(|| day.account_id.to_string(), |account| account.code.to_string());
+        let told = |sums: Option<String>| sums.unwrap_or_else(|| "none".to_owned());
+        let subject = format!("back-dated legs of account {account} on {}", day.day);
+        Err(differs(name, subject, told(day.expected), told(day.found)))
     }
 
     /// The account that a row of a projection belongs to.
@@ -351,6 +373,7 @@ impl Expected {
     fn tally(&mut self, table: Table) -> &mut Tally {
         match table {
             Table::Entries => &mut self.entries,
+            Table::Backdated => &mut self.backdated,
             _ => &mut self.rejections,
         }
     }
@@ -373,10 +396,10 @@ impl Ledger {
         if let Some(key) = &event.idempotency_key {
             self.keys.expect(&key_use(&store::keys::hash(key), event.position));
         }
-        let (checkpoints, accounts) = (&self.checkpoints, &mut self.accounts);
+        let (checkpoints, accounts, backdating) = (&self.checkpoints, &mut self.accounts, &mut self.backdating);
         let followed = self.replay.apply(logged, |index, account, change| {
             let projected = checkpoint(checkpoints, account.shard) >= event.position;
-            observe(accounts, index, account, change, projected, event);
+            observe(accounts, backdating, index, account, change, projected, event);
         });
         followed.map_err(|Contradiction { position, subject, expected, found }| {
             differs(&self.name, format!("position {position}, {subject}"), expected, found)
@@ -503,12 +526,14 @@ impl Ledger {
         let differ = |expected: String, found: String| differs(&self.name, &subject, expected, found);
         let mut stored =
             Stored { ledger_id, account_id: account.id, table, lines: Vec::new().into_iter(), after: (0, -1) };
+        let mut backdating = Backdating::default();
         let (mut after, to) = (account.id, checkpoint(&self.checkpoints, account.shard).min(self.head));
         while after < to {
             let page_to = to.min(after + SEARCH_PAGE as u64);
             let page = events::read_logged(&mut *conn, ledger_id, after, page_to).await?;
             after = page_to;
-            for expected in page.iter().flat_map(|logged| lines(account.owner(ledger_id), &logged.event, table)) {
+            let lines = |logged: &Logged| lines(account.owner(ledger_id), &logged.event, table, &mut backdating);
+            for expected in page.iter().flat_map(lines) {
                 match stored.next(conn).await? {
                     Some(found) if found == expected => {}
                     Some(found) => return Ok(differ(expected.text, found.text)),
@@ -537,10 +562,14 @@ impl Stored {
     async fn next(&mut self, conn: &mut PgConnection) -> Result<Option<Line>, Error> {
         if self.lines.len() == 0 {
             let (ledger_id, account_id) = (self.ledger_id, self.account_id);
-            let page = if self.table == Table::Entries {
-                sql::entries_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
-            } else {
-                sql::rejections_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
+            let page = match self.table {
+                Table::Entries => {
+                    sql::entries_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
+                }
+                Table::Backdated => {
+                    sql::backdated_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
+                }
+                _ => sql::rejections_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?,
             };
             self.lines = page.into_iter();
         }
@@ -551,13 +580,13 @@ impl Stored {
 }
 
 /// The rows that an event leaves of one account.
-fn lines(owner: Owner, event: &Event, table: Table) -> Vec<Line> {
+fn lines(owner: Owner, event: &Event, table: Table, backdating: &mut Backdating) -> Vec<Line> {
     let transaction_id = event.transaction_id.unwrap_or_default();
     let (effective_at, recorded_at) = (event.effective_at, event.recorded_at);
     match (&event.fact, table) {
-        (Fact::TransactionPosted(transaction), Table::Entries) => {
+        (Fact::TransactionPosted(transaction), Table::Entries | Table::Backdated) => {
             let legs = transaction.legs.iter().enumerate().filter(|(_, leg)| leg.account_id == owner.account_id);
-            legs.map(|(index, leg)| {
+            legs.filter_map(|(index, leg)| {
                 let row = EntryRow {
                     owner,
                     version: leg.after.version,
@@ -571,7 +600,11 @@ fn lines(owner: Owner, event: &Event, table: Table) -> Vec<Line> {
                     effective_at,
                     recorded_at,
                 };
-                Line { key: (row.version as i64, owner.shard), text: row.to_string() }
+                let text = match table {
+                    Table::Entries => row.to_string(),
+                    _ => backdating.follow(&row)?.to_string(),
+                };
+                Some(Line { key: (row.version as i64, owner.shard), text })
             })
             .collect()
         }
@@ -600,6 +633,7 @@ fn lines(owner: Owner, event: &Event, table: Table) -> Vec<Line> {
 /// reached it.
 fn observe(
     accounts: &mut Vec<Expected>,
+    backdating: &mut Backdating,
     index: usize,
     account: &Account,
     change: Change<'_>,
@@ -614,6 +648,7 @@ fn observe(
             balance: projected.then_some(account.balance),
             entries: Tally::default(),
             rejections: Tally::default(),
+            backdated: Tally::default(),
             account_found: false,
             balance_found: false,
         }),
@@ -623,6 +658,11 @@ fn observe(
             let mut encoded = Vec::with_capacity(256);
             row.encode(&mut encoded);
             expected.entries.expect(&encoded);
+            if let Some(row) = backdating.follow(&row) {
+                encoded.clear();
+                row.encode(&mut encoded);
+                expected.backdated.expect(&encoded);
+            }
         }
         Change::Rejected(row) if projected => {
             let mut encoded = Vec::with_capacity(256);

@@ -4,6 +4,8 @@
 //! statements, and why that is safe.
 
 pub mod api_keys;
+pub mod as_of;
+pub mod backdating;
 pub mod claims;
 pub mod connect;
 pub mod connection;

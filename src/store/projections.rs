@@ -21,6 +21,7 @@ use sqlx::PgExecutor;
 use std::sync::Arc;
 use uuid::Uuid;
 
+use super::backdating::{self, BackdatedLeg};
 use super::jsonb::Jsonb;
 use super::{Connection, Epoch, Error, LedgerId, Shard, events, rows};
 use crate::ledger::{
@@ -46,6 +47,8 @@ pub struct Flush {
     pub balances: BalanceColumns,
     pub entries: EntryColumns,
     pub rejections: RejectionColumns,
+    /// Legs that are effective at another time than they are recorded at, in the order of the log.
+    pub backdated: Vec<BackdatedLeg>,
 }
 
 #[derive(Debug, Default)]
@@ -123,13 +126,19 @@ pub async fn flush(
     to: Position,
     flush: &Flush,
 ) -> Result<Flushed, Error> {
-    if flush.entries.shard.len() < COPY_ENTRIES_MIN {
+    let few = flush.entries.shard.len() < COPY_ENTRIES_MIN;
+    if few && flush.backdated.is_empty() {
         return Ok(flush_rows(conn, ledger_id, steps, to, flush, &flush.entries).await?.0);
     }
     let mut tx = conn.begin().await?;
-    let (flushed, stopped) = flush_rows(&mut tx, ledger_id, steps, to, flush, &EntryColumns::default()).await?;
-    let rows = entry_rows(ledger_id, &flush.entries, &flushed.advanced, &stopped);
-    events::copy(&mut tx, COPY_ENTRIES, &rows).await?;
+    let none = EntryColumns::default();
+    let entries = if few { &flush.entries } else { &none };
+    let (flushed, stopped) = flush_rows(&mut tx, ledger_id, steps, to, flush, entries).await?;
+    if !few {
+        let rows = entry_rows(ledger_id, &flush.entries, &flushed.advanced, &stopped);
+        events::copy(&mut tx, COPY_ENTRIES, &rows).await?;
+    }
+    backdating::write(&mut tx, ledger_id, &flush.backdated, &flushed.advanced, &stopped).await?;
     tx.commit().await?;
     Ok(flushed)
 }

@@ -54,6 +54,7 @@ pub struct Rows {
     pub balances: Vec<u8>,
     pub entries: Vec<u8>,
     pub rejections: Vec<u8>,
+    pub backdated: Vec<u8>,
 }
 
 /// How a table is made, as PostgreSQL describes the live one.
@@ -255,6 +256,28 @@ impl<'c> Load<'c> {
     }
 }
 
+/// Fills `backdated_days` from `backdated`, in the transaction that made both.
+pub async fn fill_days(conn: &mut PgConnection) -> Result<(), Error> {
+    // The table is as new as its rows, and has no key yet that could be met twice.
+    add_days(conn, "rebuild.backdated", "").await
+}
+
+/// Adds to `backdated_days` what the rows of another table amount to.
+async fn add_days(conn: &mut PgConnection, from: &str, on_conflict: &str) -> Result<(), Error> {
+    run(
+        conn,
+        &format!(
+            "INSERT INTO rebuild.backdated_days AS d ({})
+             SELECT shard, ledger_id, account_id, (effective_at AT TIME ZONE 'UTC')::date,
+                coalesce(sum(amount) FILTER (WHERE side = 'debit'), 0),
+                coalesce(sum(amount) FILTER (WHERE side = 'credit'), 0)
+             FROM {from} GROUP BY 1, 2, 3, 4 {on_conflict}",
+            Table::BackdatedDays.columns()
+        ),
+    )
+    .await
+}
+
 /// Writes rows into fresh tables that have their indexes. Those of `balances`
 /// take the place of older ones. The rows are kept: should the transaction not
 /// commit, they are written again.
@@ -264,6 +287,7 @@ pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
     {
         copy_all(conn, &format!("rebuild.{}", table.name()), table.columns(), rows).await?;
     }
+    write_backdated(conn, &rows.backdated).await?;
     if rows.balances.is_empty() {
         return Ok(());
     }
@@ -285,6 +309,22 @@ pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
         ),
     )
     .await
+}
+
+/// The same of back-dated legs, by way of a table of their own, from which the
+/// days are added up.
+async fn write_backdated(conn: &mut PgConnection, rows: &[u8]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    run(conn, "CREATE TEMP TABLE IF NOT EXISTS more_backdated (LIKE public.backdated) ON COMMIT DELETE ROWS").await?;
+    let columns = Table::Backdated.columns();
+    copy_all(conn, "pg_temp.more_backdated", columns, rows).await?;
+    let insert = format!("INSERT INTO rebuild.backdated ({columns}) SELECT {columns} FROM pg_temp.more_backdated");
+    run(conn, &insert).await?;
+    let add = "ON CONFLICT (shard, ledger_id, account_id, day) DO UPDATE SET \
+               debits = d.debits + EXCLUDED.debits, credits = d.credits + EXCLUDED.credits";
+    add_days(conn, "pg_temp.more_backdated", add).await
 }
 
 async fn copy_all(conn: &mut PgConnection, target: &str, columns: &str, rows: &[u8]) -> Result<(), Error> {

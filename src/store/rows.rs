@@ -32,10 +32,19 @@ pub enum Table {
     Balances,
     Entries,
     Rejections,
+    Backdated,
+    BackdatedDays,
 }
 
 impl Table {
-    pub const ALL: [Self; 4] = [Self::Accounts, Self::Balances, Self::Entries, Self::Rejections];
+    pub const ALL: [Self; 6] = [
+        Self::Accounts,
+        Self::Balances,
+        Self::Entries,
+        Self::Rejections,
+        Self::Backdated,
+        Self::BackdatedDays,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,6 +52,8 @@ impl Table {
             Self::Balances => "balances",
             Self::Entries => "entries",
             Self::Rejections => "rejections",
+            Self::Backdated => "backdated",
+            Self::BackdatedDays => "backdated_days",
         }
     }
 
@@ -63,6 +74,10 @@ impl Table {
             Self::Rejections => {
                 "shard, ledger_id, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at"
             }
+            Self::Backdated => {
+                "shard, ledger_id, account_id, version, side, amount, effective_at, recorded_at, debits_after, credits_after"
+            }
+            Self::BackdatedDays => "shard, ledger_id, account_id, day, debits, credits",
         }
     }
 }
@@ -228,6 +243,46 @@ impl fmt::Display for RejectionRow<'_> {
             "rejection at position {position} (shard {}, leg {leg}, transaction {transaction_id}): \
              {reason}, reference {:?}, effective at {:?}, recorded at {:?}",
             owner.shard, self.reference, self.effective_at, self.recorded_at
+        )
+    }
+}
+
+/// A row of `backdated`: a leg that is effective at another time than it was
+/// recorded at.
+#[derive(Clone, Copy, Debug)]
+pub struct BackdatedRow<'a> {
+    pub owner: Owner,
+    pub version: u64,
+    pub side: &'a str,
+    pub amount: Amount,
+    pub effective_at: DateTime<Utc>,
+    pub recorded_at: DateTime<Utc>,
+    /// Sums of the account's legs of this kind, up to and with this one.
+    pub debits_after: Amount,
+    pub credits_after: Amount,
+}
+
+impl BackdatedRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(10, out);
+        field(out, &self.version.to_be_bytes());
+        field(out, self.side.as_bytes());
+        amount(out, self.amount);
+        time(out, self.effective_at);
+        time(out, self.recorded_at);
+        amount(out, self.debits_after);
+        amount(out, self.credits_after);
+    }
+}
+
+impl fmt::Display for BackdatedRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, version, side, amount, debits_after, credits_after, .. } = self;
+        write!(
+            f,
+            "back-dated line {version} (shard {}): {side} {amount}, debits {debits_after} and credits {credits_after} \
+             so far, effective at {:?}, recorded at {:?}",
+            owner.shard, self.effective_at, self.recorded_at
         )
     }
 }

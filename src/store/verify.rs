@@ -15,7 +15,7 @@ use sqlx::PgConnection;
 
 use super::jsonb::Jsonb;
 use super::projections::BALANCES;
-use super::rows::{COPY_HEADER, COPY_TRAILER, EntryRow, Owner, RejectionRow, Table};
+use super::rows::{BackdatedRow, COPY_HEADER, COPY_TRAILER, EntryRow, Owner, RejectionRow, Table};
 use super::{Error, LedgerId, Shard};
 use crate::ledger::{AccountId, Amount, Position};
 
@@ -29,7 +29,7 @@ pub async fn begin(conn: &mut PgConnection) -> Result<(), Error> {
         SET search_path = public; \
         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
         LOCK TABLE ledgers, assets, events, idempotency_keys, checkpoints, projection_faults, \
-            accounts, balances, entries, rejections IN ACCESS SHARE MODE";
+            accounts, balances, entries, rejections, backdated, backdated_days IN ACCESS SHARE MODE";
     sqlx::raw_sql(statements).execute(conn).await?;
     Ok(())
 }
@@ -327,6 +327,87 @@ pub async fn rejections_of_account(
             })
         })
         .collect())
+}
+
+/// The same of `backdated`, by version and shard.
+pub async fn backdated_of_account(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    account_id: AccountId,
+    after: (i64, i16),
+    limit: i64,
+) -> Result<Vec<Line>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT shard, version, side, amount AS "amount: Amount", effective_at, recorded_at,
+               debits_after AS "debits_after: Amount", credits_after AS "credits_after: Amount"
+        FROM backdated
+        WHERE shard = ANY($1) AND ledger_id = $2 AND account_id = $3 AND version >= $4
+            AND (version, shard) > ($4, $5)
+        ORDER BY version, shard
+        LIMIT $6
+        "#,
+        &SHARDS.collect::<Vec<_>>(),
+        ledger_id,
+        account_id as i64,
+        after.0,
+        after.1,
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    let line = |row: &BackdatedRow<'_>| Line { key: (row.version as i64, row.owner.shard), text: row.to_string() };
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            line(&BackdatedRow {
+                owner: Owner { shard: row.shard, ledger_id, account_id },
+                version: row.version as u64,
+                side: &row.side,
+                amount: row.amount,
+                effective_at: row.effective_at,
+                recorded_at: row.recorded_at,
+                debits_after: row.debits_after,
+                credits_after: row.credits_after,
+            })
+        })
+        .collect())
+}
+
+/// A day of an account that is not what its back-dated legs amount to.
+#[derive(Debug)]
+pub struct WrongDay {
+    pub ledger_id: LedgerId,
+    pub account_id: i64,
+    pub day: String,
+    /// Debits and credits of the legs, and of the day's row; `None` where there is none.
+    pub expected: Option<String>,
+    pub found: Option<String>,
+}
+
+/// The first day in `backdated_days` that differs from what `backdated` has of it.
+pub async fn first_wrong_day(conn: &mut PgConnection) -> Result<Option<WrongDay>, Error> {
+    Ok(sqlx::query_as!(
+        WrongDay,
+        r#"
+        SELECT ledger_id AS "ledger_id!", account_id AS "account_id!", day::text AS "day!",
+               'debits ' || l.debits || ', credits ' || l.credits AS expected,
+               'debits ' || d.debits || ', credits ' || d.credits AS found
+        FROM (
+            SELECT shard, ledger_id, account_id, (effective_at AT TIME ZONE 'UTC')::date AS day,
+                coalesce(sum(amount) FILTER (WHERE side = 'debit'), 0) AS debits,
+                coalesce(sum(amount) FILTER (WHERE side = 'credit'), 0) AS credits
+            FROM backdated
+            GROUP BY 1, 2, 3, 4
+        ) AS l
+        FULL JOIN backdated_days d USING (shard, ledger_id, account_id, day)
+        WHERE (l.debits, l.credits) IS DISTINCT FROM (d.debits, d.credits)
+        ORDER BY 1, 2, 3
+        LIMIT 1
+        "#
+    )
+    .fetch_optional(conn)
+    .await?)
 }
 
 /// The first asset whose trial balance, as analysts see it, is not zero:
