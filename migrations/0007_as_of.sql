@@ -76,7 +76,7 @@ BEGIN
         ELSE
             high := found_version - 1;
         END IF;
-        step := step * 16 + 1;
+        step := least(step * 16 + 1, newest);
     END LOOP;
     RETURN last;
 END

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use chrono::{DateTime, NaiveDate, SecondsFormat};
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use reqwest::StatusCode;
@@ -67,11 +68,19 @@ struct OpenArgs {
     api: ApiArgs,
 }
 
-/// Show one account with its balance, exact at the head of the log.
+/// Show one account with its balance, exact at the head of the log or as of a moment.
 #[derive(Debug, Args)]
 struct ShowArgs {
     /// Name of the account.
     code: String,
+
+    /// The balance as of this effective time: RFC 3339, or a date for its beginning in UTC.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    as_of: Option<String>,
+
+    /// The balance as of this position of the log.
+    #[arg(long, value_name = "N")]
+    as_of_position: Option<u64>,
 
     #[command(flatten)]
     api: ApiArgs,
@@ -96,8 +105,19 @@ struct ListArgs {
     api: ApiArgs,
 }
 
-/// Print the entries of one account with the balance after each.
+const STATEMENT_EXAMPLES: &str = "\
+Examples:
+  steelyard account statement wallet:alice
+  steelyard account statement wallet:alice --from 2026-11-01 --to 2026-12-01
+  steelyard account statement wallet:alice --from 2026-11-01 --format csv > november.csv
+  steelyard account statement wallet:alice --format html > statement.html";
+
+/// Print the entries of one account with the balance after each, or the statement of a period.
+///
+/// Entries are in the order in which they were recorded. The statement of a period (--from, --to or --format) has its
+/// lines in the order of effective time, between an opening and a closing balance.
 #[derive(Debug, Args)]
+#[command(after_help = STATEMENT_EXAMPLES)]
 struct StatementArgs {
     /// Name of the account.
     code: String,
@@ -109,6 +129,18 @@ struct StatementArgs {
     /// `desc`: the newest first; `asc`: from the first entry on.
     #[arg(long, value_enum, default_value_t = Order::Desc)]
     order: Order,
+
+    /// Beginning of the period: RFC 3339, or a date for its beginning in UTC. By default, that of the month of its end.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "order")]
+    from: Option<String>,
+
+    /// End of the period, not in it. By default now.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "order")]
+    to: Option<String>,
+
+    /// How the statement of a period is written; `csv` and `html` have all lines.
+    #[arg(long, value_enum, conflicts_with = "order")]
+    format: Option<Format>,
 
     #[command(flatten)]
     api: ApiArgs,
@@ -126,12 +158,22 @@ enum Order {
     Desc,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Csv,
+    Html,
+}
+
 /// A limit of a balance; `None` means that there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Limit(Option<String>);
 
 /// The most items that one command fetches: they are held in memory, and a million rows are no reading for people.
 const LIST_ITEMS_MAX: usize = 1_000_000;
+
+/// The largest page that the API gives.
+const PAGE_ITEMS_MAX: usize = 1_000;
 
 /// Digits of the largest amount.
 const AMOUNT_DIGITS_MAX: usize = 38;
@@ -141,6 +183,15 @@ fn parse_list_limit(text: &str) -> Result<usize, String> {
         Ok(limit) if (1..=LIST_ITEMS_MAX).contains(&limit) => Ok(limit),
         _ => Err(format!("a number from 1 to {LIST_ITEMS_MAX}")),
     }
+}
+
+fn parse_time(text: &str) -> Result<String, String> {
+    if let Ok(day) = text.parse::<NaiveDate>() {
+        return Ok(format!("{day}T00:00:00Z"));
+    }
+    let wrong = |_| "a time such as 2026-11-22T20:13:04Z, or a date such as 2026-11-22".to_owned();
+    let time = DateTime::parse_from_rfc3339(text).map_err(wrong)?;
+    Ok(time.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
 fn parse_limit(text: &str) -> Result<Limit, String> {
@@ -203,7 +254,9 @@ async fn open(args: OpenArgs, output: &Output) -> anyhow::Result<()> {
 }
 
 async fn show(args: ShowArgs, output: &Output) -> anyhow::Result<()> {
-    let account = Client::new(&args.api)?.account(&args.code).await?;
+    let position = args.as_of_position.map(|position| position.to_string());
+    let filters = given([("as_of", &args.as_of), ("as_of_position", &position)]);
+    let account = Client::new(&args.api)?.get(&["accounts", &args.code], &filters).await?;
     if output.is_json() {
         return output.print_json(&account);
     }
@@ -211,15 +264,20 @@ async fn show(args: ShowArgs, output: &Output) -> anyhow::Result<()> {
 }
 
 async fn list(args: ListArgs, output: &Output) -> anyhow::Result<()> {
-    let filters: Vec<(&str, &str)> = [("prefix", &args.prefix), ("asset", &args.asset)]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.as_deref()?)))
-        .collect();
+    let filters = given([("prefix", &args.prefix), ("asset", &args.asset)]);
     let page = Client::new(&args.api)?.list(&["accounts"], &filters, args.limit).await?;
     print_page(&page, account_table(&page.data)?, output)
 }
 
+/// Those query parameters that have a value.
+fn given<'a, const N: usize>(filters: [(&'a str, &'a Option<String>); N]) -> Vec<(&'a str, &'a str)> {
+    filters.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
+}
+
 async fn statement(args: StatementArgs, output: &Output) -> anyhow::Result<()> {
+    if args.from.is_some() || args.to.is_some() || args.format.is_some() {
+        return period(args, output).await;
+    }
     let order = match args.order {
         Order::Asc => "asc",
         Order::Desc => "desc",
@@ -227,6 +285,53 @@ async fn statement(args: StatementArgs, output: &Output) -> anyhow::Result<()> {
     let client = Client::new(&args.api)?;
     let page = client.list(&["accounts", &args.code, "entries"], &[("order", order)], args.limit).await?;
     print_page(&page, statement_table(&page.data)?, output)
+}
+
+/// The statement of a period.
+async fn period(args: StatementArgs, output: &Output) -> anyhow::Result<()> {
+    let client = Client::new(&args.api)?;
+    let segments = ["accounts", &args.code, "statement"];
+    let format = match args.format {
+        Some(Format::Csv) => Some("csv".to_owned()),
+        Some(Format::Html) => Some("html".to_owned()),
+        Some(Format::Table) | None => None,
+    };
+    let mut filters = given([("from", &args.from), ("to", &args.to), ("format", &format)]);
+    if format.is_some() {
+        return client.text(&segments, &filters, |piece| output.print_bytes(piece)).await;
+    }
+    // The first page says what the rest is of.
+    let first = args.limit.min(PAGE_ITEMS_MAX).to_string();
+    filters.push(("limit", &first));
+    let mut statement = client.get(&segments, &filters).await?;
+    let mut lines = statement["data"].as_array().cloned().unwrap_or_default();
+    while let Some(next) = statement["next"].as_str().filter(|_| lines.len() < args.limit) {
+        let (after, limit) = (next.to_owned(), (args.limit - lines.len()).min(PAGE_ITEMS_MAX).to_string());
+        let page = client.get(&segments, &[("after", after.as_str()), ("limit", limit.as_str())]).await?;
+        lines.extend(page["data"].as_array().cloned().unwrap_or_default());
+        statement["next"] = page["next"].clone();
+    }
+    if output.is_json() {
+        statement["data"] = Value::Array(lines);
+        return output.print_json(&statement);
+    }
+    let fact = |name: &str| printable(statement[name].as_str().unwrap_or_default());
+    output.print_table(&output::facts([
+        ("account", fact("account")),
+        ("asset", fact("asset")),
+        ("from", fact("from")),
+        ("to", fact("to")),
+        ("opening balance", fact("opening_balance")),
+        ("closing balance", fact("closing_balance")),
+    ]))?;
+    if !lines.is_empty() {
+        output.print_line("")?;
+        output.print_table(&period_table(&lines)?)?;
+    }
+    if statement["next"].is_string() {
+        output.note(&format!("the first {}; there are more: --limit, or --format csv for all", lines.len()));
+    }
+    Ok(())
 }
 
 fn print_page(page: &Page, table: Table, output: &Output) -> anyhow::Result<()> {
@@ -277,6 +382,17 @@ struct Entry {
     balance_after: String,
     reference: Option<String>,
     recorded_at: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Line {
+    effective_at: String,
+    position: u64,
+    transaction_id: String,
+    side: String,
+    amount: String,
+    balance: String,
+    reference: Option<String>,
 }
 
 fn account_facts(account: &Value) -> anyhow::Result<Table> {
@@ -359,6 +475,31 @@ fn statement_table(entries: &[Value]) -> anyhow::Result<Table> {
     Ok(table)
 }
 
+fn period_table(lines: &[Value]) -> anyhow::Result<Table> {
+    let mut table = output::table(&[
+        Column::Text("EFFECTIVE AT"),
+        Column::Number("POSITION"),
+        Column::Text("TRANSACTION"),
+        Column::Text("SIDE"),
+        Column::Number("AMOUNT"),
+        Column::Number("BALANCE"),
+        Column::Text("REFERENCE"),
+    ]);
+    for line in lines {
+        let line = Line::deserialize(line).context("the answer is not a statement")?;
+        table.add_row([
+            printable(&line.effective_at),
+            line.position.to_string(),
+            printable(&line.transaction_id),
+            printable(&line.side),
+            line.amount,
+            line.balance,
+            printable(line.reference.as_deref().unwrap_or("")),
+        ]);
+    }
+    Ok(table)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,6 +515,15 @@ mod tests {
         assert_eq!(parse_limit("-50000"), Ok(Limit(Some("-50000".to_owned()))));
         for wrong in ["", "-", "12.50", "1e3", "+5", &"9".repeat(39)] {
             assert!(parse_limit(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_rfc_3339_or_a_date() {
+        assert_eq!(parse_time("2026-11-01").unwrap(), "2026-11-01T00:00:00Z");
+        assert_eq!(parse_time("2026-11-01T01:00:00+02:00").unwrap(), "2026-10-31T23:00:00.000000Z");
+        for wrong in ["", "november", "2026-11", "2026-11-31", "2026-11-01T00:00:00"] {
+            assert!(parse_time(wrong).unwrap_err().contains("such as"), "{wrong}");
         }
     }
 

@@ -24,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// well above that.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same for a text that comes in pieces, such as a statement of ten million lines.
+const TEXT_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// How often one request is sent at most.
 const ATTEMPTS_MAX: u32 = 5;
 
@@ -233,6 +236,39 @@ impl Client {
 
     pub async fn account(&self, code: &str) -> Result<Value, ClientError> {
         Ok(self.send(self.http.get(self.ledger_url(&["accounts", code]))).await?.body)
+    }
+
+    /// A document of the ledger.
+    pub async fn get(&self, segments: &[&str], filters: &[(&str, &str)]) -> Result<Value, ClientError> {
+        Ok(self.send(self.http.get(self.with_filters(segments, filters))).await?.body)
+    }
+
+    /// A text of the ledger, piece by piece as it comes.
+    pub async fn text(
+        &self,
+        segments: &[&str],
+        filters: &[(&str, &str)],
+        mut piece: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let request = self.http.get(self.with_filters(segments, filters)).timeout(TEXT_TIMEOUT);
+        let mut response = request.send().await.map_err(|error| self.transport_error(error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.bytes().await.map_err(|error| self.transport_error(error))?;
+            return Err(ClientError::from_answer(&self.base, status, &body, None).into());
+        }
+        while let Some(bytes) = response.chunk().await.map_err(|error| self.transport_error(error))? {
+            piece(&bytes)?;
+        }
+        Ok(())
+    }
+
+    fn with_filters(&self, segments: &[&str], filters: &[(&str, &str)]) -> Url {
+        let mut url = self.ledger_url(segments);
+        if !filters.is_empty() {
+            url.query_pairs_mut().extend_pairs(filters);
+        }
+        url
     }
 
     /// One payment, tried again with the same key while the service is unavailable.

@@ -32,16 +32,21 @@ impl Output {
     pub fn print_json(&self, value: &impl Serialize) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(value)?;
         text.push('\n');
-        write_stdout(&text)
+        write_stdout(text.as_bytes())
     }
 
     /// Prints one line on standard output.
     pub fn print_line(&self, line: &str) -> anyhow::Result<()> {
-        write_stdout(&format!("{line}\n"))
+        write_stdout(format!("{line}\n").as_bytes())
+    }
+
+    /// Prints a piece of a text as it is.
+    pub fn print_bytes(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        write_stdout(bytes)
     }
 
     pub fn print_table(&self, table: &Table) -> anyhow::Result<()> {
-        write_stdout(&render(table))
+        write_stdout(render(table).as_bytes())
     }
 
     /// A remark for a person: on standard error, so that it never gets into a pipe.
@@ -165,9 +170,9 @@ fn failure_json(error: &anyhow::Error) -> serde_json::Value {
 }
 
 /// Writes to standard output. A reader that has gone away (`| head`) is the end of the work, not an error.
-fn write_stdout(text: &str) -> anyhow::Result<()> {
+fn write_stdout(bytes: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         other => Ok(other?),
     }

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod body;
 pub mod idempotency;
+pub mod moment;
 pub mod observe;
 pub mod openapi;
 pub mod params;
@@ -16,6 +17,7 @@ pub mod router;
 pub mod routes;
 pub mod server;
 pub mod starting;
+pub mod statement;
 pub mod wire;
 mod wording;
 

@@ -4,6 +4,7 @@ use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
@@ -86,6 +87,18 @@ pub fn name_cursor(kind: char, after: Option<&str>) -> Result<&str, Problem> {
     let Some(text) = after.filter(|text| !text.is_empty()) else { return Ok("") };
     let name = text.strip_prefix(kind).filter(|name| AccountCode::new(name).is_ok());
     name.ok_or_else(|| Problem::invalid("/query/after", "this is no cursor of this list"))
+}
+
+/// A time in the query, to the microsecond.
+///
+/// # Errors
+/// `validation_failed` for what is not RFC 3339.
+pub fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Problem> {
+    let parsed = DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros());
+    parsed.and_then(DateTime::from_timestamp_micros).ok_or_else(|| {
+        let detail = "a time is RFC 3339, such as 2026-11-22T20:13:04Z; in a query + is written %2B";
+        Problem::invalid(format!("/query/{name}"), detail)
+    })
 }
 
 /// The opaque text of a cursor.

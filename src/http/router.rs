@@ -9,7 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{self, MethodRouter};
 
 use super::problem::{Code, Problem};
-use super::routes::{accounts, events, ledgers, operations, payments, transactions};
+use super::routes::{accounts, balances, events, ledgers, operations, payments, statements, transactions};
 use super::{SharedApp, access, observe, openapi};
 
 /// What operators may have on a listener of its own, beyond the reach of clients.
@@ -62,6 +62,9 @@ pub fn routes() -> Vec<Route> {
         get("/v1/ledgers/{ledger}/accounts/batch", accounts::show_batch),
         get("/v1/ledgers/{ledger}/accounts/{code}", accounts::show),
         get("/v1/ledgers/{ledger}/accounts/{code}/entries", accounts::entries),
+        get("/v1/ledgers/{ledger}/accounts/{code}/statement", statements::show),
+        get("/v1/ledgers/{ledger}/balances", balances::list),
+        get("/v1/ledgers/{ledger}/trial-balance", balances::trial),
         post("/v1/ledgers/{ledger}/payments", payments::pay),
         post("/v1/ledgers/{ledger}/payments/batch", payments::pay_batch),
         get("/v1/ledgers/{ledger}/transactions", transactions::list),

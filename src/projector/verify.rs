@@ -563,9 +563,7 @@ impl Stored {
         if self.lines.len() == 0 {
             let (ledger_id, account_id) = (self.ledger_id, self.account_id);
             let page = match self.table {
-                Table::Entries => {
-                    sql::entries_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
-                }
+                Table::Entries => sql::entries_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?,
                 Table::Backdated => {
                     sql::backdated_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
                 }

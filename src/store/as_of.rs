@@ -293,6 +293,24 @@ pub async fn chart(
     .await?)
 }
 
+/// When the last entry up to a version was recorded.
+pub async fn recorded_at(executor: impl PgExecutor<'_>, of: Of, version: i64) -> Result<Option<DateTime<Utc>>, Error> {
+    Ok(sqlx::query_scalar!(
+        r#"
+        SELECT recorded_at FROM entries
+        WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND version <= $4
+        ORDER BY version DESC
+        LIMIT 1
+        "#,
+        of.shard,
+        of.ledger_id,
+        of.account_id,
+        version
+    )
+    .fetch_optional(executor)
+    .await?)
+}
+
 /// The period of a statement, and where to go on in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Lines {

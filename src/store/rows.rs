@@ -37,14 +37,8 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Self; 6] = [
-        Self::Accounts,
-        Self::Balances,
-        Self::Entries,
-        Self::Rejections,
-        Self::Backdated,
-        Self::BackdatedDays,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Accounts, Self::Balances, Self::Entries, Self::Rejections, Self::Backdated, Self::BackdatedDays];
 
     pub const fn name(self) -> &'static str {
         match self {

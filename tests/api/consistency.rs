@@ -75,8 +75,11 @@ async fn a_position_that_is_not_reached_is_no_stale_answer() {
 }
 
 /// Every route that reflects a position and takes it as a condition.
-const READS: [&str; 7] = [
+const READS: [&str; 10] = [
     "/accounts/bob",
+    "/accounts/bob/statement",
+    "/balances",
+    "/trial-balance",
     "/accounts",
     "/accounts/bob/entries",
     "/transactions",

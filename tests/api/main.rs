@@ -13,6 +13,7 @@ mod raw;
 
 mod access;
 mod accounts;
+mod as_of;
 mod atomic;
 mod bad_input;
 mod batches;

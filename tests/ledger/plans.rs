@@ -2,20 +2,21 @@
 //! through an index, without reading a whole table, and with no lock per account.
 
 use sqlx::Row;
-use steelyard::ledger::Position;
-use steelyard::store::{Connection, Database, events, keys, projections};
+use steelyard::ledger::{Position, Side};
+use steelyard::store::{Connection, Database, as_of, events, keys, projections};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
 
 /// Tables that grow with the business.
-const LARGE: [&str; 6] = ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections"];
+const LARGE: [&str; 8] =
+    ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections", "backdated", "backdated_days"];
 
 async fn plans(conn: &mut Connection) -> Vec<(String, String)> {
     sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *conn).await.unwrap();
     let prepared = sqlx::query(
         "SELECT name, statement, cardinality(parameter_types) AS parameters FROM pg_prepared_statements
-         WHERE statement ~ 'events|idempotency_keys|accounts|entries|FOR SHARE'",
+         WHERE statement ~ 'events|idempotency_keys|accounts|entries|backdated|FOR SHARE'",
     )
     .fetch_all(&mut *conn)
     .await
@@ -66,6 +67,9 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
             FROM generate_series(100, 60000) n;
         INSERT INTO rejections SELECT n % 64, 1, n, n, 0, gen_random_uuid(), 'x', 'r' || n, now(), now()
             FROM generate_series(100, 60000) n;
+        INSERT INTO backdated SELECT n % 64, 1, n, 1, 'debit', 1, now() - interval '1 day', now(), 1, 0
+            FROM generate_series(100, 60000) n;
+        INSERT INTO backdated_days SELECT n % 64, 1, n, current_date - 1, 1, 0 FROM generate_series(100, 60000) n;
         ANALYZE;";
     sqlx::raw_sql(grow).execute(&mut owner).await.unwrap();
 
@@ -91,6 +95,11 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     projections::entries(&mut *conn, 1, 0, 100, 9, false, 10).await.unwrap();
     projections::positions_of_account(&mut *conn, 1, 0, 100, None, 0, 10).await.unwrap();
     projections::positions_of_reference(&mut *conn, 1, "r100", 0, 10).await.unwrap();
+    let of = as_of::Of { shard: 0, ledger_id: 1, account_id: 100, normal: Side::Credit };
+    let epoch_1970 = chrono::DateTime::UNIX_EPOCH;
+    as_of::lines(&mut *conn, of, as_of::Lines { known: 1, after: (epoch_1970, 0), to: epoch_1970 }, 10).await.unwrap();
+    as_of::recorded_at(&mut *conn, of, 1).await.unwrap();
+    as_of::trial_balance(&mut *conn, 1, head, None, "w", 10).await.unwrap();
 
     let plans = plans(conn).await;
     assert!(plans.len() >= 17, "only {} statements were looked at", plans.len());
@@ -109,4 +118,53 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     insta::assert_snapshot!("append", append.1);
     let flush = plans.iter().find(|(statement, _)| statement.contains("INSERT INTO entries")).unwrap();
     insta::assert_snapshot!("flush", flush.1);
+    let lines = plans.iter().find(|(statement, _)| statement.contains("WITH straight")).unwrap();
+    insta::assert_snapshot!("statement_lines", lines.1);
+    let trial = plans.iter().find(|(statement, _)| statement.contains("net_debit_as_of")).unwrap();
+    insta::assert_snapshot!("trial_balance", trial.1);
+}
+
+/// Pages that a balance as of a moment may touch: some thirty probes of an index
+/// of three levels, a row each, and the days of some years. The account below
+/// has 40 times as many.
+const PAGES_MAX: u64 = 250;
+
+/// No plan of a statement within a function is to be had, so what it touches is counted.
+#[tokio::test]
+async fn a_balance_as_of_a_moment_touches_few_pages_of_a_long_history() {
+    let url = Postgres::shared().await.database().await;
+    let database = Database::new(&url).unwrap();
+    let mut owner = database.connect_owner().await.unwrap();
+    // Every hour one leg, of which every tenth is back-dated by up to 90 days.
+    let grow = "
+        SET session_replication_role = replica;
+        INSERT INTO entries SELECT 0, 1, 1, n, n * 3, 0, '00000000-0000-0000-0000-000000000000', 'credit', 1, n, NULL,
+                t - CASE WHEN n % 10 = 0 THEN interval '1 hour' * (n * 7919 % 2160 + 1) ELSE interval '0' END, t
+            FROM (SELECT n, '2010-01-01Z'::timestamptz + interval '1 hour' * n AS t FROM generate_series(1, 200000) n) h;
+        INSERT INTO backdated SELECT shard, ledger_id, account_id, version, side, amount, effective_at, recorded_at, 0, version / 10
+            FROM entries WHERE effective_at <> recorded_at;
+        INSERT INTO backdated_days SELECT 0, 1, 1, (effective_at AT TIME ZONE 'UTC')::date, 0, count(*) FROM backdated GROUP BY 4;
+        VACUUM ANALYZE entries; VACUUM ANALYZE backdated; VACUUM ANALYZE backdated_days;";
+    for statement in grow.split_inclusive(';') {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut owner).await.unwrap();
+    }
+    for times in [1, 77_777, 199_999] {
+        let balance = format!(
+            "balance_as_of(0::smallint, 1, 1, 'credit', 200000, '2010-01-01Z'::timestamptz + interval '1 hour' * {times})"
+        );
+        let position = format!("last_entry(0::smallint, 1, 1, 200000, {times} * 3, 'infinity')");
+        for call in [balance, position] {
+            // The first time it is planned; the sixth time with a plan for any parameters.
+            let mut plan = String::new();
+            for _ in 0..7 {
+                let explain = format!("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) SELECT {call}");
+                let lines = sqlx::raw_sql(sqlx::AssertSqlSafe(explain)).fetch_all(&mut owner).await.unwrap();
+                plan = lines.iter().map(|row| row.get::<String, _>(0)).collect::<Vec<_>>().join("\n");
+            }
+            let buffers = plan.lines().find(|line| line.contains("Buffers:")).unwrap();
+            let numbers = buffers.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<u64>().ok());
+            let pages: u64 = numbers.sum();
+            assert!((3..PAGES_MAX).contains(&pages), "{call}: {pages} pages\n{plan}");
+        }
+    }
 }

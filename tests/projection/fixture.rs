@@ -55,6 +55,12 @@ impl Scratch {
         Self { database: Database::new(&url).unwrap(), url }
     }
 
+    /// The same, which nobody uses from here on, so that it can be copied.
+    pub async fn released(self) -> Self {
+        self.database.pool().close().await;
+        Self { database: Database::new(&self.url).unwrap(), url: self.url }
+    }
+
     pub async fn connect(&self) -> PgConnection {
         PgConnection::connect(&self.url).await.unwrap()
     }
@@ -116,9 +122,7 @@ pub async fn furnished() -> Scratch {
         projected(&ledger).await;
     }
     worker.stop().await;
-    // Nobody uses it from here on, so that it can be copied.
-    scratch.database.pool().close().await;
-    Scratch { database: Database::new(&scratch.url).unwrap(), url: scratch.url }
+    scratch.released().await
 }
 
 async fn furnish(ledger: &Ledger) {

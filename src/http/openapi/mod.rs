@@ -200,7 +200,10 @@ fn parameter_of(operation: &Operation, parameter: &Parameter) -> Value {
 fn answers(operation: &Operation) -> Value {
     let mut answers: BTreeMap<String, Value> = BTreeMap::new();
     for answer in operation.answers {
-        answers.insert(answer.status.to_string(), answer_of(answer));
+        let described = answer_of(answer);
+        let known = answers.entry(answer.status.to_string()).or_insert_with(|| described.clone());
+        // One status may come in several content types.
+        known["content"][answer.content_type] = described["content"][answer.content_type].clone();
     }
     let mut codes: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     let guarded = access::needed(operation.method, operation.path).map(|_| &operations::GUARDED);

@@ -80,6 +80,8 @@ const PAYMENT: &[Code] = &[
 
 const LEDGER_IN_PATH: Parameter = Parameter::Shared("ledger");
 const LIMIT: Parameter = Parameter::Shared("limit");
+const AS_OF: Parameter = Parameter::Shared("as_of");
+const AS_OF_POSITION: Parameter = Parameter::Shared("as_of_position");
 const CONSISTENCY: Parameter = Parameter::Shared("consistency");
 const MIN_POSITION: Parameter = Parameter::Shared("min_position");
 const CURSOR: Parameter = Parameter::After("`next` of the page before: opaque, and of this list only.");
@@ -195,7 +197,7 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Accounts",
         summary: "The account with the code `batch`",
         description: "As with any other code; it is here because its path is one of POST too.",
-        parameters: &[LEDGER_IN_PATH, CONSISTENCY, MIN_POSITION],
+        parameters: &[LEDGER_IN_PATH, AS_OF, AS_OF_POSITION, CONSISTENCY, MIN_POSITION],
         body: None,
         answers: &[json_answer(200, "The account.", "Account", AT_POSITION)],
         problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
@@ -207,8 +209,18 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Accounts",
         summary: "One account with its balance",
         description: "Answered from the sequencer's own state, exact at the head of the log, however far the \
-                      projections lag; with `consistency=eventual` from the projections.",
-        parameters: &[LEDGER_IN_PATH, Parameter::Shared("account-code"), CONSISTENCY, MIN_POSITION],
+                      projections lag; with `consistency=eventual` from the projections. With `as_of` or \
+                      `as_of_position` its balance is as of then, from the projections, and all else as it is now. \
+                      Pending amounts are not kept over time: they are zero then, and `version` and `position` are \
+                      those of the last leg that was recorded by then.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("account-code"),
+            AS_OF,
+            AS_OF_POSITION,
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
         body: None,
         answers: &[json_answer(200, "The account.", "Account", AT_POSITION)],
         problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
@@ -232,6 +244,78 @@ pub const OPERATIONS: &[Operation] = &[
         body: None,
         answers: &[json_answer(200, "A page of the statement.", "EntryPage", AT_POSITION)],
         problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/accounts/{code}/statement",
+        id: "getStatement",
+        tag: "Accounts",
+        summary: "A statement over a period, for programs, spreadsheets and people",
+        description: "Opening balance, lines and closing balance by effective time: what is back-dated stands where it \
+                      counts, with the balance after each line. Opening balance and lines always amount to the closing \
+                      balance. As JSON in pages, of which the first fixes what is known and where the period ends; the \
+                      cursor carries both. As CSV (RFC 4180) or as a page to print all lines in one answer, with \
+                      amounts in the asset's main unit; a text that a spreadsheet would take for a formula has an \
+                      apostrophe before it. An answer that could not be finished breaks off.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("account-code"),
+            Parameter::Shared("from"),
+            Parameter::Shared("to"),
+            Parameter::Shared("format"),
+            CURSOR,
+            LIMIT,
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &[
+            json_answer(200, "The statement.", "Statement", AT_POSITION),
+            Answer { headers: AT_POSITION, ..text_answer("The statement.", "text/csv") },
+            Answer { headers: AT_POSITION, ..text_answer("The statement.", "text/html") },
+        ],
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/balances",
+        id: "listBalances",
+        tag: "Accounts",
+        summary: "Balances summed along the chart of accounts",
+        description: "Codes are paths whose segments end at `:`. A sum per asset over the account `prefix` and all below \
+                      it (`assets:bank` counts `assets:bank:eur`, and not `assets:bankrupt`), or over all accounts; \
+                      with `depth` one for each path of so many segments, which draws the chart as a tree. All sums \
+                      are as of one position, which the first page fixes and the cursor carries. As of the past, \
+                      balances are known, and not the totals by side that they are made of: those are null.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("chart-prefix"),
+            Parameter::Shared("asset"),
+            Parameter::Shared("depth"),
+            AS_OF,
+            AS_OF_POSITION,
+            CURSOR,
+            LIMIT,
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &[json_answer(200, "A page of sums, by path and asset.", "SumPage", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/trial-balance",
+        id: "getTrialBalance",
+        tag: "Accounts",
+        summary: "The trial balance",
+        description: "Every account's balance as a debit or a credit, by code, and per asset the totals over all \
+                      accounts, whose difference is zero. All pages are as of one position, which the first fixes and \
+                      the cursor carries; the totals come with the first and are null on the others.",
+        parameters: &[LEDGER_IN_PATH, AS_OF, AS_OF_POSITION, CURSOR, LIMIT, CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &[json_answer(200, "A page of the trial balance.", "TrialBalance", AT_POSITION)],
+        problems: &[ANY, LEDGER, READ, SEQUENCED],
     },
     Operation {
         method: "get",
@@ -490,6 +574,37 @@ pub fn parameters() -> Value {
             "min_position",
             json!({"type": "integer", "minimum": 0}),
             "Waits up to a second for this position: in place of the head of the log, or with `consistency=strong` for the larger of both.",
+        ),
+        "as_of": in_query(
+            "as_of",
+            json!({"type": "string", "format": "date-time"}),
+            "As of this effective time: everything that counts by then, back-dated or not, as it is known now or, with `as_of_position`, was known then. RFC 3339; what lies in the future is refused, a minute aside, by which clocks may differ.",
+        ),
+        "as_of_position": in_query(
+            "as_of_position",
+            json!({"type": "integer", "minimum": 0}),
+            "As of this position of the log, which is waited for as `min_position` is.",
+        ),
+        "chart-prefix": in_query("prefix", account_code.clone(), "Only this account and those below it: a path, which ends at a `:`."),
+        "depth": in_query(
+            "depth",
+            json!({"type": "integer", "minimum": 1, "maximum": 128}),
+            "Segments of a code that make a group; without it all accounts are one.",
+        ),
+        "from": in_query(
+            "from",
+            json!({"type": "string", "format": "date-time"}),
+            "The beginning of the period; by default, that of the month in which it ends.",
+        ),
+        "to": in_query(
+            "to",
+            json!({"type": "string", "format": "date-time"}),
+            "The end of the period, not in it; by default now.",
+        ),
+        "format": in_query(
+            "format",
+            json!({"type": "string", "enum": ["json", "csv", "html"], "default": "json"}),
+            "`csv` and `html` have all lines in one answer, and take neither `limit` nor `after`.",
         ),
         "prefix": in_query("prefix", account_code.clone(), "Only codes that begin so."),
         "asset": in_query("asset", short_name, "Only accounts of this asset."),

@@ -54,6 +54,11 @@ fn amount() -> Value {
     json!({"type": "string", "pattern": "^-?[0-9]{1,38}$"})
 }
 
+/// A sum of amounts, which may have more digits than one.
+fn sum() -> Value {
+    json!({"type": "string", "pattern": "^-?[0-9]{1,60}$"})
+}
+
 fn timestamp() -> Value {
     json!({"type": "string", "format": "date-time", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z$"})
 }
@@ -287,7 +292,70 @@ fn answers() -> Value {
             "effective_at": timestamp(),
             "recorded_at": timestamp(),
         })),
+        "StatementLine": object(json!({
+            "effective_at": described(timestamp(), "When it counts: what lines are ordered by, and then by position."),
+            "recorded_at": timestamp(),
+            "position": position(),
+            "transaction_id": uuid(),
+            "reference": text("The transaction's."),
+            "side": side(),
+            "amount": amount(),
+            "balance": described(amount(), "The balance after the line, on the account's normal side."),
+        })),
+        "Statement": object(json!({
+            "account": account_code(),
+            "asset": short_name(),
+            "normal": side(),
+            "from": described(timestamp(), "The beginning of the period."),
+            "to": described(timestamp(), "Its end, which is not in it."),
+            "opening_balance": described(amount(), "What was effective before the period, on the account's normal side."),
+            "closing_balance": described(amount(), "The same before its end: the opening balance and all lines."),
+            "data": {"type": "array", "maxItems": 1_000, "items": reference("StatementLine")},
+            "next": next(),
+        })),
+        "Sum": object(json!({
+            "path": {"type": "string", "maxLength": 128, "description": "The first segments of the accounts' codes; without `depth` the prefix."},
+            "asset": short_name(),
+            "accounts": described(position(), "How many accounts it is over."),
+            "net_debit": described(sum(), "Debits less credits that are posted."),
+            "debits_posted": described(nullable(sum()), "Null as of the past."),
+            "credits_posted": described(nullable(sum()), "Null as of the past."),
+            "debits_pending": described(nullable(sum()), "Null as of the past; otherwise as of the position or a moment later."),
+            "credits_pending": described(nullable(sum()), "Null as of the past; otherwise as of the position or a moment later."),
+        })),
+        "SumPage": object(json!({
+            "position": described(count(), "What all pages are as of."),
+            "as_of": described(nullable(timestamp()), "The effective time that was asked for; null for none."),
+            "data": {"type": "array", "maxItems": 1_000, "items": reference("Sum")},
+            "next": next(),
+        })),
+        "TrialBalanceRow": object(json!({
+            "account": account_code(),
+            "asset": short_name(),
+            "normal": side(),
+            "balance": described(amount(), "On the normal side."),
+            "debit": described(amount(), "The balance if it is a debit, or 0."),
+            "credit": described(amount(), "The balance if it is a credit, or 0."),
+        })),
+        "TrialBalanceTotal": object(json!({
+            "asset": short_name(),
+            "accounts": position(),
+            "debit": sum(),
+            "credit": sum(),
+            "net_debit": described(sum(), "The one less the other: 0."),
+        })),
+        "TrialBalance": object(json!({
+            "position": described(count(), "What all pages are as of."),
+            "as_of": described(nullable(timestamp()), "The effective time that was asked for; null for none."),
+            "totals": {"type": ["array", "null"], "items": reference("TrialBalanceTotal"), "description": "Over all accounts, per asset; null after the first page."},
+            "data": {"type": "array", "maxItems": 1_000, "items": reference("TrialBalanceRow")},
+            "next": next(),
+        })),
     })
+}
+
+fn next() -> Value {
+    json!({"type": ["string", "null"], "description": "`after` for the next page; null when this is the last."})
 }
 
 fn rejection_or_null() -> Value {
@@ -302,7 +370,7 @@ fn pages() -> Value {
     let page = |schema: &str| {
         object(json!({
             "data": {"type": "array", "maxItems": 1_000, "items": reference(schema)},
-            "next": {"type": ["string", "null"], "description": "`after` for the next page; null when this is the last."},
+            "next": next(),
         }))
     };
     json!({

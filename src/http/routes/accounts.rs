@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
+use super::super::moment;
 use super::super::params::{InPath, InQuery, cursor, cursor_text, limit, name_cursor, name_cursor_text};
 use super::super::problem::{self, Code, FieldError, Problem};
 use super::super::reads::{self, Consistency, Freshness};
@@ -21,11 +22,12 @@ use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
 use crate::ledger::{
-    Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Side,
+    Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Position, Side,
 };
 use crate::metadata;
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
 use crate::shard::shard_of;
+use crate::store::as_of::{Moment, Of};
 use crate::store::{self, Shard};
 
 /// Accounts that one batch may open.
@@ -208,6 +210,8 @@ fn account_of(event: &Event) -> Option<Account> {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShowQuery {
+    as_of: Option<String>,
+    as_of_position: Option<u64>,
     consistency: Option<Consistency>,
     min_position: Option<u64>,
 }
@@ -236,6 +240,11 @@ async fn shown(app: &App, name: &str, code: &str, query: ShowQuery) -> Result<Re
     let code = account_code(code)?;
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let shard = shard(app, &ledger, &code);
+    let moment = moment::of(app, query.as_of.as_deref(), query.as_of_position)?;
+    if !moment.is_present() {
+        let (account, position) = as_of(app, &ledger, &code, moment, freshness).await?;
+        return Ok(answer(StatusCode::OK, &AccountOutput::new(&account, shard), Some(position), false));
+    }
     let (account, position) = if freshness.is_eventual() {
         let position = reads::projections_at(&ledger, freshness).await?;
         let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
@@ -253,6 +262,43 @@ async fn shown(app: &App, name: &str, code: &str, query: ShowQuery) -> Result<Re
     };
     let account = account.ok_or_else(|| no_account(&code).as_of(position))?;
     Ok(answer(StatusCode::OK, &AccountOutput::new(&account, shard), Some(position), false))
+}
+
+/// The account as it is, with its balance as of a moment, and the position that
+/// the projections have reached.
+async fn as_of(
+    app: &App,
+    ledger: &Ledger,
+    code: &AccountCode,
+    moment: Moment,
+    freshness: Freshness,
+) -> Result<(Account, Position), Problem> {
+    let position = reads::projections_at(ledger, moment::freshness(freshness, moment.position)).await?;
+    let mut conn = app.worker.database.pool().acquire().await.map_err(store::Error::from)?;
+    let (mut account, of) = subject(app, ledger, &mut conn, code, position).await?;
+    if let Some(at) = moment.position.filter(|at| *at < account.id) {
+        let detail = format!("account {code} was opened at position {}, after {at}", account.id);
+        return Err(Problem::new(Code::AccountNotFound, detail).as_of(position));
+    }
+    let found = store::as_of::balance(&mut conn, of, account.balance.version as i64, moment).await?;
+    moment::refuse_stale(&found, code)?;
+    account.balance = store::as_of::totals(&mut conn, of, &found).await?;
+    Ok((account, position))
+}
+
+/// An account of the projections, and where its entries are.
+pub async fn subject(
+    app: &App,
+    ledger: &Ledger,
+    conn: &mut store::Connection,
+    code: &AccountCode,
+    position: Position,
+) -> Result<(Account, Of), Problem> {
+    let shard = shard(app, ledger, code);
+    let found = store::projections::load_accounts(conn, ledger.ledger_id, &[shard], &[code.as_str()]).await?;
+    let account = found.into_iter().next().ok_or_else(|| no_account(code).as_of(position))?;
+    let of = Of { shard, ledger_id: ledger.ledger_id, account_id: account.id as i64, normal: account.normal };
+    Ok((account, of))
 }
 
 pub fn no_account(code: &AccountCode) -> Problem {

@@ -1,10 +1,12 @@
 //! One file per noun.
 
 pub mod accounts;
+pub mod balances;
 pub mod events;
 pub mod ledgers;
 pub mod operations;
 pub mod payments;
+pub mod statements;
 pub mod transactions;
 
 use std::sync::Arc;
