@@ -324,7 +324,7 @@ async fn statement(client: &Client, path: &str, limit: usize) -> (Vec<Value>, Va
         }
         let Some(next) = page.body["next"].as_str() else { return (lines, first.clone()) };
         after = format!("&after={}", next.replace(',', "%2C"));
-        client.pay(&format!("{next} {path}"), &payment("alice", "bob", 1)).await.is(201);
+        client.pay(&format!("{next}{path}"), &payment("alice", "bob", 1)).await.is(201);
     }
 }
 
