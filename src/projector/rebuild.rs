@@ -161,10 +161,14 @@ impl<'a> Build<'a> {
     /// over a connection of its own, and builds the indexes.
     async fn load(&mut self, database: &Database, owner: &mut PgConnection) -> Result<(), Error> {
         let heads = sql::heads(owner).await?;
-        let mut others =
-            [database.connect_owner().await?, database.connect_owner().await?, database.connect_owner().await?];
-        let [a, b, r] = &mut others;
-        let mut conns = [a, b, owner, r];
+        let mut others = [
+            database.connect_owner().await?,
+            database.connect_owner().await?,
+            database.connect_owner().await?,
+            database.connect_owner().await?,
+        ];
+        let [a, b, r, m] = &mut others;
+        let mut conns = [a, b, owner, r, m];
         for (conn, definition) in conns.iter_mut().zip(&self.definitions) {
             sql::settle_in(conn).await?;
             sql::begin(conn).await?;
@@ -174,26 +178,30 @@ impl<'a> Build<'a> {
         for conn in &mut conns {
             sql::commit(conn).await?;
         }
-        let [a, b, e, r] = conns;
-        let [of_accounts, of_balances, of_entries, of_rejections] = &self.definitions[..] else { return Ok(()) };
+        let [a, b, e, r, m] = conns;
+        let [of_accounts, of_balances, of_entries, of_rejections, of_metadata] = &self.definitions[..] else {
+            return Ok(());
+        };
         tokio::try_join!(of_entries.index(e), async {
             of_accounts.index(a).await?;
             of_balances.index(b).await?;
-            of_rejections.index(r).await
+            of_rejections.index(r).await?;
+            of_metadata.index(m).await
         })?;
         Ok(())
     }
 
     async fn load_rows(
         &mut self,
-        conns: &mut [&mut PgConnection; 4],
+        conns: &mut [&mut PgConnection; 5],
         heads: &[(LedgerId, Position)],
     ) -> Result<(), Error> {
-        let [a, b, e, r] = conns;
+        let [a, b, e, r, m] = conns;
         let mut accounts = Load::begin(a, Table::Accounts).await?;
         let mut balances = Load::begin(b, Table::Balances).await?;
         let mut entries = Load::begin(e, Table::Entries).await?;
         let mut rejections = Load::begin(r, Table::Rejections).await?;
+        let mut metadata = Load::begin(m, Table::TransactionMetadata).await?;
         for (ledger_id, head) in heads {
             let mut ahead = self.read_ahead(*ledger_id, *head)?;
             while let Some(page) = ahead.next().await? {
@@ -201,6 +209,7 @@ impl<'a> Build<'a> {
                 entries.send(&mut self.rows.entries).await?;
                 accounts.send(&mut self.rows.accounts).await?;
                 rejections.send(&mut self.rows.rejections).await?;
+                metadata.send(&mut self.rows.metadata).await?;
                 self.tell(heads);
             }
             self.reader = Some(ahead.finish().await?);
@@ -213,6 +222,7 @@ impl<'a> Build<'a> {
         balances.finish().await?;
         entries.finish().await?;
         rejections.finish().await?;
+        metadata.finish().await?;
         Ok(())
     }
 
@@ -229,7 +239,7 @@ impl<'a> Build<'a> {
 
     fn fold(&mut self, ledger_id: LedgerId, page: &[Logged]) -> Result<(), Error> {
         let replay = self.ledgers.entry(ledger_id).or_insert_with(|| Replay::new(ledger_id, self.shard_count));
-        let Rows { accounts, entries, rejections, .. } = &mut self.rows;
+        let Rows { accounts, entries, rejections, metadata, .. } = &mut self.rows;
         for logged in page {
             let observed = replay.apply(logged, |index, _: &Account, change| match change {
                 Change::Opened(row) => {
@@ -245,6 +255,7 @@ impl<'a> Build<'a> {
                     row.encode(rejections);
                     self.rejections += 1;
                 }
+                Change::Described(row) => row.encode(metadata),
             });
             observed.map_err(|contradiction| Error::Contradiction { ledger_id, contradiction })?;
         }

@@ -19,8 +19,9 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::Progress;
 use super::replay::{Account, Change, Contradiction, ReadAhead, Replay, describe};
 use crate::ledger::{AccountId, AccountStatus, Amount, Balance, Event, Fact, Limits, Position};
+use crate::metadata;
 use crate::store::events::{self, Logged};
-use crate::store::rows::{EntryRow, Owner, RejectionRow, Table};
+use crate::store::rows::{EntryRow, MetadataRow, Owner, RejectionRow, Table};
 use crate::store::verify::{self as sql, Line, StoredAccount, StoredBalance, StoredKey};
 use crate::store::{self, Database, Error, LedgerId, Shard};
 
@@ -43,6 +44,8 @@ pub struct Report {
     pub balances: u64,
     pub entries: u64,
     pub rejections: u64,
+    /// Members of metadata by which transactions are found.
+    pub metadata: u64,
     pub seconds: f64,
 }
 
@@ -85,6 +88,7 @@ pub async fn verify(database: &Database, progress: Progress<'_>) -> Result<Repor
     verification.compare_balances(&mut conn).await?;
     verification.compare_rows(&mut conn, Table::Entries).await?;
     verification.compare_rows(&mut conn, Table::Rejections).await?;
+    verification.compare_rows(&mut conn, Table::TransactionMetadata).await?;
     check_trial_balance(&mut conn).await?;
     Ok(Report { seconds: started.elapsed().as_secs_f64(), ..verification.report })
 }
@@ -123,6 +127,7 @@ struct Expected {
     balance: Option<Balance>,
     entries: Tally,
     rejections: Tally,
+    members: Tally,
     account_found: bool,
     balance_found: bool,
 }
@@ -303,7 +308,7 @@ impl<'a> Verification<'a> {
         self.ledgers.values().try_for_each(|ledger| ledger.missing(Table::Balances, |expected| expected.balance_found))
     }
 
-    /// Compares `entries` or `rejections`.
+    /// Compares `entries`, `rejections` or `transaction_metadata`.
     async fn compare_rows(&mut self, conn: &mut PgConnection, table: Table) -> Result<(), Failure> {
         let mut found: u64 = 0;
         let mut rows = sql::encoded_rows(conn, table).await?;
@@ -326,6 +331,7 @@ impl<'a> Verification<'a> {
         }
         match table {
             Table::Entries => self.report.entries = found,
+            Table::TransactionMetadata => self.report.metadata = found,
             _ => self.report.rejections = found,
         }
         (self.progress)(self.report.events * 2, self.report.events * 2);
@@ -351,6 +357,7 @@ impl Expected {
     fn tally(&mut self, table: Table) -> &mut Tally {
         match table {
             Table::Entries => &mut self.entries,
+            Table::TransactionMetadata => &mut self.members,
             _ => &mut self.rejections,
         }
     }
@@ -501,6 +508,9 @@ impl Ledger {
         let account = &self.replay.accounts()[index];
         let subject = format!("{} of account {}", table.name(), account.code);
         let differ = |expected: String, found: String| differs(&self.name, &subject, expected, found);
+        if table == Table::TransactionMetadata {
+            sql::open_metadata_of_account(conn, ledger_id, account.id).await?;
+        }
         let mut stored =
             Stored { ledger_id, account_id: account.id, table, lines: Vec::new().into_iter(), after: (0, -1) };
         let (mut after, to) = (account.id, checkpoint(&self.checkpoints, account.shard).min(self.head));
@@ -537,10 +547,12 @@ impl Stored {
     async fn next(&mut self, conn: &mut PgConnection) -> Result<Option<Line>, Error> {
         if self.lines.len() == 0 {
             let (ledger_id, account_id) = (self.ledger_id, self.account_id);
-            let page = if self.table == Table::Entries {
-                sql::entries_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
-            } else {
-                sql::rejections_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
+            let page = match self.table {
+                Table::Entries => sql::entries_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?,
+                Table::TransactionMetadata => {
+                    sql::next_metadata_of_account(conn, ledger_id, account_id, SEARCH_PAGE).await?
+                }
+                _ => sql::rejections_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?,
             };
             self.lines = page.into_iter();
         }
@@ -552,6 +564,9 @@ impl Stored {
 
 /// The rows that an event leaves of one account.
 fn lines(owner: Owner, event: &Event, table: Table) -> Vec<Line> {
+    if table == Table::TransactionMetadata {
+        return metadata_lines(owner, event);
+    }
     let transaction_id = event.transaction_id.unwrap_or_default();
     let (effective_at, recorded_at) = (event.effective_at, event.recorded_at);
     match (&event.fact, table) {
@@ -596,6 +611,26 @@ fn lines(owner: Owner, event: &Event, table: Table) -> Vec<Line> {
     }
 }
 
+/// The rows of `transaction_metadata` that an event leaves, if its first leg is of the account.
+fn metadata_lines(owner: Owner, event: &Event) -> Vec<Line> {
+    let (first, json) = match &event.fact {
+        Fact::TransactionPosted(posted) => (posted.legs.first().map(|leg| leg.account_id), &posted.metadata),
+        Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+            (rejected.account_ids.first().copied(), &rejected.request.metadata)
+        }
+        _ => return Vec::new(),
+    };
+    if first != Some(owner.account_id) {
+        return Vec::new();
+    }
+    let position = event.position;
+    let line = |(key, value): &(String, String)| Line {
+        key: (position as i64, 0),
+        text: MetadataRow { owner, position, key, value }.to_string(),
+    };
+    json.as_deref().map(metadata::searchable).unwrap_or_default().iter().map(line).collect()
+}
+
 /// Notes what an event leaves in the projections of one account, if they have
 /// reached it.
 fn observe(
@@ -614,6 +649,7 @@ fn observe(
             balance: projected.then_some(account.balance),
             entries: Tally::default(),
             rejections: Tally::default(),
+            members: Tally::default(),
             account_found: false,
             balance_found: false,
         }),
@@ -629,7 +665,12 @@ fn observe(
             row.encode(&mut encoded);
             accounts[index].rejections.expect(&encoded);
         }
-        Change::Posted(_) | Change::Rejected(_) => {}
+        Change::Described(row) if projected => {
+            let mut encoded = Vec::with_capacity(128);
+            row.encode(&mut encoded);
+            accounts[index].members.expect(&encoded);
+        }
+        Change::Posted(_) | Change::Rejected(_) | Change::Described(_) => {}
     }
 }
 

@@ -54,6 +54,7 @@ pub struct Rows {
     pub balances: Vec<u8>,
     pub entries: Vec<u8>,
     pub rejections: Vec<u8>,
+    pub metadata: Vec<u8>,
 }
 
 /// How a table is made, as PostgreSQL describes the live one.
@@ -259,9 +260,12 @@ impl<'c> Load<'c> {
 /// take the place of older ones. The rows are kept: should the transaction not
 /// commit, they are written again.
 pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
-    for (table, rows) in
-        [(Table::Accounts, &rows.accounts), (Table::Entries, &rows.entries), (Table::Rejections, &rows.rejections)]
-    {
+    for (table, rows) in [
+        (Table::Accounts, &rows.accounts),
+        (Table::Entries, &rows.entries),
+        (Table::Rejections, &rows.rejections),
+        (Table::TransactionMetadata, &rows.metadata),
+    ] {
         copy_all(conn, &format!("rebuild.{}", table.name()), table.columns(), rows).await?;
     }
     if rows.balances.is_empty() {

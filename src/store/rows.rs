@@ -32,10 +32,12 @@ pub enum Table {
     Balances,
     Entries,
     Rejections,
+    TransactionMetadata,
 }
 
 impl Table {
-    pub const ALL: [Self; 4] = [Self::Accounts, Self::Balances, Self::Entries, Self::Rejections];
+    pub const ALL: [Self; 5] =
+        [Self::Accounts, Self::Balances, Self::Entries, Self::Rejections, Self::TransactionMetadata];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,6 +45,7 @@ impl Table {
             Self::Balances => "balances",
             Self::Entries => "entries",
             Self::Rejections => "rejections",
+            Self::TransactionMetadata => "transaction_metadata",
         }
     }
 
@@ -63,6 +66,7 @@ impl Table {
             Self::Rejections => {
                 "shard, ledger_id, account_id, position, leg, transaction_id, reason, reference, effective_at, recorded_at"
             }
+            Self::TransactionMetadata => "shard, ledger_id, account_id, position, key, value",
         }
     }
 }
@@ -229,6 +233,31 @@ impl fmt::Display for RejectionRow<'_> {
              {reason}, reference {:?}, effective at {:?}, recorded at {:?}",
             owner.shard, self.reference, self.effective_at, self.recorded_at
         )
+    }
+}
+
+/// A row of `transaction_metadata`. Its owner is the account of the first leg.
+#[derive(Clone, Copy, Debug)]
+pub struct MetadataRow<'a> {
+    pub owner: Owner,
+    pub position: Position,
+    pub key: &'a str,
+    pub value: &'a str,
+}
+
+impl MetadataRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(6, out);
+        field(out, &self.position.to_be_bytes());
+        field(out, self.key.as_bytes());
+        field(out, self.value.as_bytes());
+    }
+}
+
+impl fmt::Display for MetadataRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, position, key, value } = self;
+        write!(f, "member {key:?} with the value {value:?} at position {position} (shard {})", owner.shard)
     }
 }
 

@@ -3,19 +3,20 @@
 
 use sqlx::Row;
 use steelyard::ledger::Position;
-use steelyard::store::{Connection, Database, events, keys, projections};
+use steelyard::store::{Connection, Database, events, keys, projections, search};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
 
 /// Tables that grow with the business.
-const LARGE: [&str; 6] = ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections"];
+const LARGE: [&str; 7] =
+    ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections", "transaction_metadata"];
 
 async fn plans(conn: &mut Connection) -> Vec<(String, String)> {
     sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *conn).await.unwrap();
     let prepared = sqlx::query(
         "SELECT name, statement, cardinality(parameter_types) AS parameters FROM pg_prepared_statements
-         WHERE statement ~ 'events|idempotency_keys|accounts|entries|FOR SHARE'",
+         WHERE statement ~ 'events|idempotency_keys|accounts|entries|transaction_metadata|FOR SHARE'",
     )
     .fetch_all(&mut *conn)
     .await
@@ -66,6 +67,7 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
             FROM generate_series(100, 60000) n;
         INSERT INTO rejections SELECT n % 64, 1, n, n, 0, gen_random_uuid(), 'x', 'r' || n, now(), now()
             FROM generate_series(100, 60000) n;
+        INSERT INTO transaction_metadata SELECT n % 64, 1, n, n, 'order', n::text FROM generate_series(100, 60000) n;
         ANALYZE;";
     sqlx::raw_sql(grow).execute(&mut owner).await.unwrap();
 
@@ -77,7 +79,6 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     assert!(events::write(conn, 1, epoch - 1, &event, &[]).await.is_err());
     events::fence(&mut *conn, 1, epoch).await.unwrap();
     events::recent_keys(&mut *conn, 1, 60_000, 100).await.unwrap();
-    events::transaction_positions(&mut *conn, 1, 0, 10).await.unwrap();
     events::head(&mut *conn, 1).await.unwrap();
     events::was_appended(&mut *conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
@@ -89,8 +90,15 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     projections::list_accounts(&mut *conn, 1, "w", None, "", 10).await.unwrap();
     projections::entries(&mut *conn, 1, 0, 100, 0, true, 10).await.unwrap();
     projections::entries(&mut *conn, 1, 0, 100, 9, false, 10).await.unwrap();
-    projections::positions_of_account(&mut *conn, 1, 0, 100, None, 0, 10).await.unwrap();
-    projections::positions_of_reference(&mut *conn, 1, "r100", 0, 10).await.unwrap();
+    let (outcomes, range) =
+        (search::Outcomes { posted: true, rejected: true }, search::Range { above: 0, upto: 60_000 });
+    for direction in [search::Direction::Ascending, search::Direction::Descending] {
+        search::of_account(&mut *conn, (1, 0, 100), outcomes, range, direction, 10).await.unwrap();
+        search::of_reference(&mut *conn, 1, "r100", outcomes, range, direction, 10).await.unwrap();
+        search::of_metadata(&mut *conn, 1, ("order", "100"), range, direction, 10).await.unwrap();
+        search::of_log(&mut *conn, 1, outcomes, range, direction, 10).await.unwrap();
+    }
+    projections::accounts_of_codes(&mut *conn, 1, &["w100".to_owned()]).await.unwrap();
 
     let plans = plans(conn).await;
     assert!(plans.len() >= 17, "only {} statements were looked at", plans.len());
@@ -107,6 +115,14 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
         assert!(!append.1.contains(&format!(" on {table}")), "the append touches {table}\n{}", append.1);
     }
     insta::assert_snapshot!("append", append.1);
+    let walks = ["FROM transaction_metadata", "entry_version_at", "reference = $2", "type NOT IN"];
+    for (name, part) in ["metadata", "account", "reference", "log"].into_iter().zip(walks) {
+        let walk = |order: &str| {
+            let of_walk = |(statement, _): &&(String, String)| statement.contains(part) && statement.contains(order);
+            plans.iter().find(of_walk).map(|(_, plan)| plan.as_str()).unwrap_or_default()
+        };
+        insta::assert_snapshot!(format!("search_by_{name}"), format!("{}\n\n{}", walk(" ASC "), walk(" DESC ")));
+    }
     let flush = plans.iter().find(|(statement, _)| statement.contains("INSERT INTO entries")).unwrap();
     insta::assert_snapshot!("flush", flush.1);
 }

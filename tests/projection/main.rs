@@ -2,6 +2,7 @@
 
 mod fixture;
 mod rebuild;
+mod recipes;
 mod speed;
 #[path = "../support/mod.rs"]
 mod support;
