@@ -11,7 +11,9 @@
 -- 60, 61 to 90, and older. They add up to the balance, which is as it is now.
 
 \if :{?ledger} \else \set ledger main \endif
-\if :{?as_of} \else SELECT now() AS as_of \gset \endif
+\if :{?as_of} \else
+SELECT now() AS as_of \gset
+\endif
 
 WITH increases AS (
     SELECT a.account, a.asset, a.balance, l.change,

@@ -9,7 +9,9 @@
 -- ones, their share of all in percent, and the reason that declined most. Days on which nothing happened are left out.
 
 \if :{?ledger} \else \set ledger main \endif
-\if :{?to} \else SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset \endif
+\if :{?to} \else
+SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset
+\endif
 
 SELECT
     (t.recorded_at AT TIME ZONE 'UTC')::date AS day,

@@ -11,7 +11,9 @@
 
 \if :{?ledger} \else \set ledger main \endif
 \if :{?days} \else \set days 365 \endif
-\if :{?as_of} \else SELECT now() AS as_of \gset \endif
+\if :{?as_of} \else
+SELECT now() AS as_of \gset
+\endif
 \if :{?prefix} \else \set prefix '' \endif
 
 SELECT

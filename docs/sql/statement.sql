@@ -11,7 +11,9 @@
 -- Opening balance plus the sum of the changes is the closing balance.
 
 \if :{?ledger} \else \set ledger main \endif
-\if :{?to} \else SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset \endif
+\if :{?to} \else
+SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset
+\endif
 
 WITH account AS (
     SELECT a.ledger, a.account, a.asset, s.scale

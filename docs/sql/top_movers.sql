@@ -15,7 +15,9 @@
 \if :{?ledger} \else \set ledger main \endif
 \if :{?top} \else \set top 20 \endif
 \if :{?prefix} \else \set prefix '' \endif
-\if :{?to} \else SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset \endif
+\if :{?to} \else
+SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset
+\endif
 
 WITH period AS (
     SELECT account,

@@ -12,7 +12,7 @@
 \if :{?depth} \else \set depth 1 \endif
 
 WITH parts AS (
-    SELECT array_to_string((string_to_array(account, ':'))[1::depth], ':') AS prefix, asset,
+    SELECT array_to_string((string_to_array(account, ':'))[1 : :depth], ':') AS prefix, asset,
            debits_posted, credits_posted, net_debit
     FROM reporting.trial_balance
     WHERE ledger = :'ledger'

@@ -334,7 +334,7 @@ async fn accounts_are_found_by_what_is_known() {
         ("metadata[tier]=gold&prefix=w:4", &["w:4"]),
         ("metadata[tier]=gold&prefix=v", &[]),
         ("metadata[vip]=true", &["w:2"]),
-        ("metadata[rate]=1e300", &["w:4"]),
+        ("metadata[rate]=1e%2B300", &["w:4"]),
         ("metadata[tier]=lead", &[]),
         ("normal=debit", &["bank"]),
         ("normal=credit&asset=USD", &["w:5"]),
