@@ -103,7 +103,8 @@ impl TransactionSearch<'_> {
                 };
                 return Ok((found, Some(reached)));
             }
-            let step = self.step(&mut walk, rest, step_limit, EXAMINED_MAX - examined).await?;
+            let budget = EXAMINED_MAX - examined;
+            let step = self.step(&mut walk, rest, step_limit.min(budget), budget).await?;
             let passed = (rest.upto - rest.above) - (step.rest.upto - step.rest.above);
             examined += if matches!(walk, Walk::Log) { passed } else { step.positions.len() as i64 };
             rest = step.rest;
@@ -261,18 +262,19 @@ impl AccountSearch<'_> {
         let (mut after, mut examined) = (after.to_owned(), 0);
         let mut step_limit = self.limit + 1;
         loop {
+            let step = step_limit.min(EXAMINED_MAX - examined);
             let accounts = match &mut codes {
                 Some(codes) => {
-                    let part: Vec<String> = codes.drain(..codes.len().min(step_limit as usize)).collect();
+                    let part: Vec<String> = codes.drain(..codes.len().min(step as usize)).collect();
                     store::projections::accounts_of_codes(self.pool, self.ledger_id, &part).await?
                 }
                 None => {
                     let (pool, ledger_id, prefix) = (self.pool, self.ledger_id, self.prefix);
-                    store::projections::list_accounts(pool, ledger_id, prefix, None, &after, step_limit).await?
+                    store::projections::list_accounts(pool, ledger_id, prefix, None, &after, step).await?
                 }
             };
             examined += accounts.len() as i64;
-            let is_end = codes.as_ref().map_or((accounts.len() as i64) < step_limit, Vec::is_empty);
+            let is_end = codes.as_ref().map_or((accounts.len() as i64) < step, Vec::is_empty);
             if let Some(last) = accounts.last() {
                 last.code.as_str().clone_into(&mut after);
             }

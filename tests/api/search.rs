@@ -363,6 +363,42 @@ async fn accounts_are_found_by_what_is_known() {
     assert_eq!(codes(format!("opened_from={opened}&opened_to={opened}")).await, Vec::<Value>::new());
 }
 
+/// The same of accounts: what is rare is found by its index, what is common by
+/// a walk, and what has no index by as many walks as it takes.
+#[tokio::test]
+async fn a_search_of_accounts_looks_at_so_many_and_goes_on_with_its_cursor() {
+    let (_server, client) = start().await;
+    for batch in 0..3 {
+        let account = |n: u32| {
+            let metadata = if n == 20_500 { json!({"tier": "gold", "rare": 1}) } else { json!({"tier": "gold"}) };
+            json!({"code": format!("w:{n:05}"), "asset": "EUR", "min_balance": null, "metadata": metadata})
+        };
+        let accounts: Vec<Value> = (batch * 7_000..(batch + 1) * 7_000).map(account).collect();
+        client.post("/accounts/batch", &json!({"accounts": accounts})).await.is(200);
+    }
+    client.pay("k", &payment("w:00000", "w:20500", 5)).await.is(201);
+    let mut after = String::new();
+    let mut pages = Vec::new();
+    loop {
+        let page = client.get(&format!("/accounts?min_posted=1{after}")).await.is(200);
+        pages.push(page.field("code"));
+        let Some(next) = page.body["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(pages, [vec![], vec![json!("w:20500")]]);
+    for query in ["metadata[rare]=1", "metadata[rare]=1&metadata[tier]=gold", "metadata[rare]=1&min_posted=5"] {
+        let found = client.get(&format!("/accounts?{query}")).await.is(200);
+        assert_eq!((found.field("code"), &found.body["next"]), (vec![json!("w:20500")], &Value::Null), "{query}");
+    }
+    let common = client.get("/accounts?metadata[tier]=gold&limit=2&after=aw:00006").await.is(200);
+    assert_eq!(
+        (common.field("code"), &common.body["next"]),
+        (vec![json!("w:00007"), json!("w:00008")], &json!("aw:00008"))
+    );
+    let last = client.get("/accounts?metadata[tier]=gold&limit=1000&after=aw:20998").await.is(200);
+    assert_eq!((last.field("code"), &last.body["next"]), (vec![json!("w:20999")], &Value::Null));
+}
+
 #[tokio::test]
 async fn what_cannot_be_searched_for_is_refused_with_its_place() {
     let (_server, client) = start_with_accounts().await;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::filters::METADATA_PAIRS_MAX;
 use super::super::params::{PAGE_DEFAULT, PAGE_MAX};
 use super::super::problem::Code::{self, *};
+use super::super::search::EXAMINED_MAX;
 use super::super::wire::TRANSACTION_STATUSES;
 use crate::metadata::SEARCHABLE_BYTES_MAX;
 
@@ -51,6 +52,9 @@ pub const TAGS: &[(&str, &str)] = &[
 
 /// Any route that asks for an API key.
 pub const GUARDED: &[Code] = &[Unauthenticated, Forbidden, Unavailable];
+
+/// What the descriptions below say.
+const _: () = assert!(EXAMINED_MAX == 20_000);
 
 /// Any route: a defect of ours.
 const ANY: &[Code] = &[InternalError];
