@@ -18,6 +18,12 @@ use serde_json::{Map, Number, Value};
 const LEVELS_MAX: u32 = 127;
 /// Digits of the largest whole number of 64 bits.
 const WHOLE_DIGITS_MAX: i64 = 20;
+/// Members of one transaction by which it is found: each is a row and an entry
+/// of an index.
+pub const SEARCHABLE_MEMBERS_MAX: usize = 32;
+/// Bytes of a name, and of a value, by which a transaction is found: both are in
+/// an index, whose entries PostgreSQL bounds at some 2,700 bytes.
+pub const SEARCHABLE_BYTES_MAX: usize = 255;
 
 /// Why a text cannot be kept as metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +68,40 @@ pub fn accept(json: &str) -> Result<Option<Arc<str>>, Refused> {
 /// It is no object, or none that can be stored.
 pub fn canonical(json: &str) -> Result<Option<Arc<str>>, Refused> {
     read(json, false)
+}
+
+/// The members of an object by which it is found, with their values as text:
+/// strings without quotes, numbers and booleans as JSON writes them. Of those at
+/// the top, in the order of the text, what is not too long, and not too many.
+pub fn searchable(json: &str) -> Vec<(String, String)> {
+    let mut reader = Reader { rest: json, exactly: false, level: 0, pointer: String::new() };
+    let mut found = Vec::new();
+    if reader.token() != "{" {
+        return found;
+    }
+    while found.len() < SEARCHABLE_MEMBERS_MAX {
+        let name = reader.token();
+        if matches!(name, "}" | "") {
+            break;
+        }
+        let value = reader.token();
+        let value = match value.as_bytes() {
+            [b'{' | b'[', ..] => {
+                reader.skip();
+                None
+            }
+            [b'"', ..] => text(value).ok(),
+            b"null" => None,
+            _ => Some(value.to_owned()),
+        };
+        if let (Ok(name), Some(value)) = (text(name), value)
+            && name.len() <= SEARCHABLE_BYTES_MAX
+            && value.len() <= SEARCHABLE_BYTES_MAX
+        {
+            found.push((name, value));
+        }
+    }
+    found
 }
 
 fn read(json: &str, exactly: bool) -> Result<Option<Arc<str>>, Refused> {
@@ -144,6 +184,19 @@ impl<'a> Reader<'a> {
             self.pointer.push_str(itoa::Buffer::new().format(items.len()));
             items.push(self.value(first)?);
             self.pointer.truncate(here);
+        }
+    }
+
+    /// Passes over the rest of an object or array that has begun.
+    fn skip(&mut self) {
+        let mut open = 1_u32;
+        while open > 0 {
+            match self.token() {
+                "{" | "[" => open += 1,
+                "}" | "]" => open -= 1,
+                "" => return,
+                _ => {}
+            }
         }
     }
 
@@ -249,6 +302,27 @@ mod tests {
 
     fn check(json: &str, pointer: &str, reason: InvalidMetadata) {
         assert_eq!(accept(json), Err(Refused { pointer: pointer.to_owned(), reason }), "{json}");
+    }
+
+    #[test]
+    fn what_is_searched_are_scalars_at_the_top_that_are_not_too_long() {
+        let found = |json: &str| searchable(&accepted(json));
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        };
+        let mixed = r#"{"z":"a \"b\" {","n":1e3,"f":2.50,"t":true,"u":false,"x":null,"o":{"p":{"q":"}"}},"l":[1,[2,"]"]],"\u00fc":"\u20ac"}"#;
+        let expected =
+            [("f", "2.5"), ("n", "1000"), ("t", "true"), ("u", "false"), ("z", "a \"b\" {"), ("\u{fc}", "\u{20ac}")];
+        assert_eq!(found(mixed), pairs(&expected));
+        let (fits, long) = ("x".repeat(255), "x".repeat(256));
+        assert_eq!(
+            found(&format!(r#"{{"a":"{fits}","b":"{long}","{fits}":1,"{long}":1}}"#)),
+            pairs(&[("a", &fits), (&fits, "1")])
+        );
+        let many: Vec<String> = (0..40).map(|n| format!(r#""k{n:02}":{n},"a{n:02}":[]"#)).collect();
+        let found = found(&format!("{{{}}}", many.join(",")));
+        assert_eq!((found.len(), found[31].clone()), (32, ("k31".to_owned(), "31".to_owned())));
+        assert_eq!((searchable("{}"), searchable(r#"{"":""}"#)), (Vec::new(), pairs(&[("", "")])));
     }
 
     /// The left as clients write it, the right as `jsonb` gives back what the

@@ -53,6 +53,7 @@ fn print(report: &Report, output: &Output) -> anyhow::Result<()> {
         ("entries", report.entries, "equal to a fresh fold, running balance included"),
         ("rejections", report.rejections, "equal to a fresh fold"),
         ("back-dated legs", report.backdated, "equal to a fresh fold, sums included"),
+        ("metadata", report.metadata, "members that transactions are found by, equal to a fresh fold"),
         ("assets", report.assets, "as the log defined them"),
     ];
     let rows = counts.map(|(name, count, what)| (name, format!("{:>14}  {what}", grouped(count))));

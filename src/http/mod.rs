@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod body;
+mod filters;
 pub mod idempotency;
 pub mod moment;
 pub mod observe;
@@ -15,6 +16,7 @@ pub mod problem;
 pub mod reads;
 pub mod router;
 pub mod routes;
+mod search;
 pub mod server;
 pub mod starting;
 pub mod statement;

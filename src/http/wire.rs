@@ -354,6 +354,9 @@ impl<'a> PaymentOutput<'a> {
     }
 }
 
+/// What became of a transaction.
+pub const TRANSACTION_STATUSES: [&str; 2] = ["posted", "rejected"];
+
 /// A transaction with all its legs, posted or rejected.
 #[derive(Debug, Serialize)]
 pub struct TransactionOutput {

@@ -7,7 +7,8 @@
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
-use crate::ledger::{Event, Fact, Leg, Position, RejectedTransaction};
+use crate::ledger::{AccountId, Event, Fact, Leg, Position, RejectedTransaction};
+use crate::metadata;
 use crate::shard::shard_of;
 use crate::store::backdating::{self, BackdatedLeg};
 use crate::store::jsonb::Jsonb;
@@ -71,9 +72,16 @@ impl<'a> Fold<'a> {
                 for (index, leg) in transaction.legs.iter().enumerate() {
                     self.add_leg(event, transaction.reference.as_ref(), index, leg);
                 }
+                if let (Some(json), Some(leg)) = (&transaction.metadata, transaction.legs.first()) {
+                    self.add_metadata(event.position, json, leg.account.as_str(), leg.account_id);
+                }
             }
             Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
                 self.add_rejection(event, rejected);
+                let first = rejected.request.legs.first().zip(rejected.account_ids.first());
+                if let (Some(json), Some((leg, account_id))) = (&rejected.request.metadata, first) {
+                    self.add_metadata(event.position, json, leg.account.as_str(), *account_id);
+                }
             }
         }
     }
@@ -120,6 +128,19 @@ impl<'a> Fold<'a> {
             columns.reference.push(rejected.request.reference.clone());
             columns.effective_at.push(event.effective_at);
             columns.recorded_at.push(event.recorded_at);
+        }
+    }
+
+    /// What a transaction is found by, in the shard of its first leg's account.
+    fn add_metadata(&mut self, position: Position, json: &str, account: &str, account_id: AccountId) {
+        let Some(shard) = self.wanted(account, position) else { return };
+        let columns = &mut self.part(shard).metadata;
+        for (key, value) in metadata::searchable(json) {
+            columns.shard.push(shard);
+            columns.account_id.push(account_id as i64);
+            columns.position.push(position as i64);
+            columns.key.push(key);
+            columns.value.push(value);
         }
     }
 

@@ -169,9 +169,10 @@ impl<'a> Build<'a> {
             database.connect_owner().await?,
             database.connect_owner().await?,
             database.connect_owner().await?,
+            database.connect_owner().await?,
         ];
-        let [a, b, r, d] = &mut others;
-        let mut conns = [a, b, owner, r, d];
+        let [a, b, r, d, m] = &mut others;
+        let mut conns = [a, b, owner, r, d, m];
         for (conn, definition) in conns.iter_mut().zip(&self.definitions) {
             sql::settle_in(conn).await?;
             sql::begin(conn).await?;
@@ -185,8 +186,10 @@ impl<'a> Build<'a> {
         for conn in &mut conns {
             sql::commit(conn).await?;
         }
-        let [a, b, e, r, d] = conns;
-        let [of_accounts, of_balances, of_entries, of_rejections, of_backdated, of_days] = &self.definitions[..] else {
+        let [a, b, e, r, d, m] = conns;
+        let [of_accounts, of_balances, of_entries, of_rejections, of_backdated, of_metadata, of_days] =
+            &self.definitions[..]
+        else {
             return Ok(());
         };
         tokio::try_join!(of_entries.index(e), async {
@@ -194,6 +197,7 @@ impl<'a> Build<'a> {
             of_balances.index(b).await?;
             of_rejections.index(r).await?;
             of_backdated.index(d).await?;
+            of_metadata.index(m).await?;
             of_days.index(d).await
         })?;
         Ok(())
@@ -201,15 +205,16 @@ impl<'a> Build<'a> {
 
     async fn load_rows(
         &mut self,
-        conns: &mut [&mut PgConnection; 5],
+        conns: &mut [&mut PgConnection; 6],
         heads: &[(LedgerId, Position)],
     ) -> Result<(), Error> {
-        let [a, b, e, r, d] = conns;
+        let [a, b, e, r, d, m] = conns;
         let mut accounts = Load::begin(a, Table::Accounts).await?;
         let mut balances = Load::begin(b, Table::Balances).await?;
         let mut entries = Load::begin(e, Table::Entries).await?;
         let mut rejections = Load::begin(r, Table::Rejections).await?;
         let mut backdated = Load::begin(d, Table::Backdated).await?;
+        let mut metadata = Load::begin(m, Table::TransactionMetadata).await?;
         for (ledger_id, head) in heads {
             let mut ahead = self.read_ahead(*ledger_id, *head)?;
             while let Some(page) = ahead.next().await? {
@@ -218,6 +223,7 @@ impl<'a> Build<'a> {
                 accounts.send(&mut self.rows.accounts).await?;
                 rejections.send(&mut self.rows.rejections).await?;
                 backdated.send(&mut self.rows.backdated).await?;
+                metadata.send(&mut self.rows.metadata).await?;
                 self.tell(heads);
             }
             self.reader = Some(ahead.finish().await?);
@@ -232,6 +238,7 @@ impl<'a> Build<'a> {
         rejections.finish().await?;
         backdated.finish().await?;
         sql::fill_days(d).await?;
+        metadata.finish().await?;
         Ok(())
     }
 
@@ -248,7 +255,7 @@ impl<'a> Build<'a> {
 
     fn fold(&mut self, ledger_id: LedgerId, page: &[Logged]) -> Result<(), Error> {
         let replay = self.ledgers.entry(ledger_id).or_insert_with(|| Replay::new(ledger_id, self.shard_count));
-        let Rows { accounts, entries, rejections, backdated, .. } = &mut self.rows;
+        let Rows { accounts, entries, rejections, backdated, metadata, .. } = &mut self.rows;
         for logged in page {
             let observed = replay.apply(logged, |index, _: &Account, change| match change {
                 Change::Opened(row) => {
@@ -267,6 +274,7 @@ impl<'a> Build<'a> {
                     row.encode(rejections);
                     self.rejections += 1;
                 }
+                Change::Described(row) => row.encode(metadata),
             });
             observed.map_err(|contradiction| Error::Contradiction { ledger_id, contradiction })?;
         }

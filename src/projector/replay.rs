@@ -15,9 +15,10 @@ use crate::ledger::{
     AccountCode, AccountId, Amount, AssetCode, Balance, Event, Fact, Leg, LegRequest, Position, RejectedTransaction,
     Side, Transaction,
 };
+use crate::metadata;
 use crate::shard::shard_of;
 use crate::store::events::{Logged, read_logged};
-use crate::store::rows::{AccountRow, EntryRow, Owner, RejectionRow};
+use crate::store::rows::{AccountRow, EntryRow, MetadataRow, Owner, RejectionRow};
 use crate::store::{self, Epoch, Error, LedgerId, Shard};
 
 /// Events read at a time: some 5 MB, and a few dozen milliseconds.
@@ -59,6 +60,8 @@ pub enum Change<'a> {
     Opened(AccountRow<'a>),
     Posted(EntryRow<'a>),
     Rejected(RejectionRow<'a>),
+    /// It was the first leg's of a transaction with metadata; once per member.
+    Described(MetadataRow<'a>),
 }
 
 /// The state of a ledger as of one position, from the log alone.
@@ -210,6 +213,8 @@ impl Replay {
             };
             observe(index, account, Change::Posted(row));
         }
+        let first = transaction.legs.first().map(|leg| leg.account_id);
+        self.describe(event.position, first, transaction.metadata.as_deref(), observe);
         Ok(())
     }
 
@@ -237,7 +242,24 @@ impl Replay {
             };
             observe(index, account, Change::Rejected(row));
         }
+        self.describe(event.position, account_ids.first().copied(), request.metadata.as_deref(), observe);
         Ok(())
+    }
+
+    /// What a transaction is found by.
+    fn describe(
+        &self,
+        position: Position,
+        first: Option<AccountId>,
+        json: Option<&str>,
+        observe: &mut impl FnMut(usize, &Account, Change<'_>),
+    ) {
+        let Some((index, json)) = first.and_then(|id| self.index_of(id)).zip(json) else { return };
+        let account = &self.accounts[index];
+        let owner = account.owner(self.ledger_id);
+        for (key, value) in &metadata::searchable(json) {
+            observe(index, account, Change::Described(MetadataRow { owner, position, key, value }));
+        }
     }
 
     fn find(

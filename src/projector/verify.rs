@@ -20,8 +20,9 @@ use super::Progress;
 use super::backdating::Backdating;
 use super::replay::{Account, Change, Contradiction, ReadAhead, Replay, describe};
 use crate::ledger::{AccountId, AccountStatus, Amount, Balance, Event, Fact, Limits, Position};
+use crate::metadata;
 use crate::store::events::{self, Logged};
-use crate::store::rows::{EntryRow, Owner, RejectionRow, Table};
+use crate::store::rows::{EntryRow, MetadataRow, Owner, RejectionRow, Table};
 use crate::store::verify::{self as sql, Line, StoredAccount, StoredBalance, StoredKey};
 use crate::store::{self, Database, Error, LedgerId, Shard};
 
@@ -46,6 +47,8 @@ pub struct Report {
     pub rejections: u64,
     /// Legs that are effective at another time than they were recorded at.
     pub backdated: u64,
+    /// Members of metadata by which transactions are found.
+    pub metadata: u64,
     pub seconds: f64,
 }
 
@@ -90,6 +93,7 @@ pub async fn verify(database: &Database, progress: Progress<'_>) -> Result<Repor
     verification.compare_rows(&mut conn, Table::Rejections).await?;
     verification.compare_rows(&mut conn, Table::Backdated).await?;
     verification.compare_days(&mut conn).await?;
+    verification.compare_rows(&mut conn, Table::TransactionMetadata).await?;
     check_trial_balance(&mut conn).await?;
     Ok(Report { seconds: started.elapsed().as_secs_f64(), ..verification.report })
 }
@@ -129,6 +133,7 @@ struct Expected {
     entries: Tally,
     rejections: Tally,
     backdated: Tally,
+    members: Tally,
     account_found: bool,
     balance_found: bool,
 }
@@ -311,7 +316,7 @@ impl<'a> Verification<'a> {
         self.ledgers.values().try_for_each(|ledger| ledger.missing(Table::Balances, |expected| expected.balance_found))
     }
 
-    /// Compares `entries`, `rejections` or `backdated`.
+    /// Compares `entries`, `rejections`, `backdated` or `transaction_metadata`.
     async fn compare_rows(&mut self, conn: &mut PgConnection, table: Table) -> Result<(), Failure> {
         let mut found: u64 = 0;
         let mut rows = sql::encoded_rows(conn, table).await?;
@@ -335,6 +340,7 @@ impl<'a> Verification<'a> {
         match table {
             Table::Entries => self.report.entries = found,
             Table::Backdated => self.report.backdated = found,
+            Table::TransactionMetadata => self.report.metadata = found,
             _ => self.report.rejections = found,
         }
         (self.progress)(self.report.events * 2, self.report.events * 2);
@@ -374,6 +380,7 @@ impl Expected {
         match table {
             Table::Entries => &mut self.entries,
             Table::Backdated => &mut self.backdated,
+            Table::TransactionMetadata => &mut self.members,
             _ => &mut self.rejections,
         }
     }
@@ -524,6 +531,9 @@ impl Ledger {
         let account = &self.replay.accounts()[index];
         let subject = format!("{} of account {}", table.name(), account.code);
         let differ = |expected: String, found: String| differs(&self.name, &subject, expected, found);
+        if table == Table::TransactionMetadata {
+            sql::open_metadata_of_account(conn, ledger_id, account.id).await?;
+        }
         let mut stored =
             Stored { ledger_id, account_id: account.id, table, lines: Vec::new().into_iter(), after: (0, -1) };
         let mut backdating = Backdating::default();
@@ -567,6 +577,9 @@ impl Stored {
                 Table::Backdated => {
                     sql::backdated_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
                 }
+                Table::TransactionMetadata => {
+                    sql::next_metadata_of_account(conn, ledger_id, account_id, SEARCH_PAGE).await?
+                }
                 _ => sql::rejections_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?,
             };
             self.lines = page.into_iter();
@@ -579,6 +592,9 @@ impl Stored {
 
 /// The rows that an event leaves of one account.
 fn lines(owner: Owner, event: &Event, table: Table, backdating: &mut Backdating) -> Vec<Line> {
+    if table == Table::TransactionMetadata {
+        return metadata_lines(owner, event);
+    }
     let transaction_id = event.transaction_id.unwrap_or_default();
     let (effective_at, recorded_at) = (event.effective_at, event.recorded_at);
     match (&event.fact, table) {
@@ -627,6 +643,26 @@ fn lines(owner: Owner, event: &Event, table: Table, backdating: &mut Backdating)
     }
 }
 
+/// The rows of `transaction_metadata` that an event leaves, if its first leg is of the account.
+fn metadata_lines(owner: Owner, event: &Event) -> Vec<Line> {
+    let (first, json) = match &event.fact {
+        Fact::TransactionPosted(posted) => (posted.legs.first().map(|leg| leg.account_id), &posted.metadata),
+        Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+            (rejected.account_ids.first().copied(), &rejected.request.metadata)
+        }
+        _ => return Vec::new(),
+    };
+    if first != Some(owner.account_id) {
+        return Vec::new();
+    }
+    let position = event.position;
+    let line = |(key, value): &(String, String)| Line {
+        key: (position as i64, 0),
+        text: MetadataRow { owner, position, key, value }.to_string(),
+    };
+    json.as_deref().map(metadata::searchable).unwrap_or_default().iter().map(line).collect()
+}
+
 /// Notes what an event leaves in the projections of one account, if they have
 /// reached it.
 fn observe(
@@ -647,6 +683,7 @@ fn observe(
             entries: Tally::default(),
             rejections: Tally::default(),
             backdated: Tally::default(),
+            members: Tally::default(),
             account_found: false,
             balance_found: false,
         }),
@@ -667,7 +704,12 @@ fn observe(
             row.encode(&mut encoded);
             accounts[index].rejections.expect(&encoded);
         }
-        Change::Posted(_) | Change::Rejected(_) => {}
+        Change::Described(row) if projected => {
+            let mut encoded = Vec::with_capacity(128);
+            row.encode(&mut encoded);
+            accounts[index].members.expect(&encoded);
+        }
+        Change::Posted(_) | Change::Rejected(_) | Change::Described(_) => {}
     }
 }
 

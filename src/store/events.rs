@@ -484,25 +484,6 @@ pub async fn of_transaction(
     row.map(|row| row!(row).into_event()).transpose()
 }
 
-/// Positions of up to `limit` transactions after `after`, posted or rejected.
-pub async fn transaction_positions(
-    executor: impl PgExecutor<'_>,
-    ledger_id: LedgerId,
-    after: Position,
-    limit: i64,
-) -> Result<Vec<i64>, Error> {
-    Ok(sqlx::query_scalar!(
-        "SELECT position FROM events
-         WHERE ledger_id = $1 AND position > $2 AND transaction_id IS NOT NULL
-         ORDER BY position LIMIT $3",
-        ledger_id,
-        after as i64,
-        limit
-    )
-    .fetch_all(executor)
-    .await?)
-}
-
 /// The idempotency keys of the last `count` events, oldest first.
 pub async fn recent_keys(
     executor: impl PgExecutor<'_>,

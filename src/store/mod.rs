@@ -19,6 +19,7 @@ pub mod payload;
 pub mod projections;
 pub mod rebuild;
 pub mod rows;
+pub mod search;
 pub mod verify;
 
 pub use connect::Database;

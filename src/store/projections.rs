@@ -49,6 +49,7 @@ pub struct Flush {
     pub rejections: RejectionColumns,
     /// Legs that are effective at another time than they are recorded at, in the order of the log.
     pub backdated: Vec<BackdatedLeg>,
+    pub metadata: MetadataColumns,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +107,16 @@ pub struct RejectionColumns {
     pub recorded_at: Vec<DateTime<Utc>>,
 }
 
+/// Rows of `transaction_metadata`.
+#[derive(Debug, Default)]
+pub struct MetadataColumns {
+    pub shard: Vec<Shard>,
+    pub account_id: Vec<i64>,
+    pub position: Vec<i64>,
+    pub key: Vec<String>,
+    pub value: Vec<String>,
+}
+
 /// What a flush did.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Flushed {
@@ -126,19 +137,22 @@ pub async fn flush(
     to: Position,
     flush: &Flush,
 ) -> Result<Flushed, Error> {
-    let few = flush.entries.shard.len() < COPY_ENTRIES_MIN;
-    if few && flush.backdated.is_empty() {
+    let copies_entries = flush.entries.shard.len() >= COPY_ENTRIES_MIN;
+    if !copies_entries && flush.backdated.is_empty() && flush.metadata.shard.is_empty() {
         return Ok(flush_rows(conn, ledger_id, steps, to, flush, &flush.entries).await?.0);
     }
     let mut tx = conn.begin().await?;
     let none = EntryColumns::default();
-    let entries = if few { &flush.entries } else { &none };
-    let (flushed, stopped) = flush_rows(&mut tx, ledger_id, steps, to, flush, entries).await?;
-    if !few {
+    let inline = if copies_entries { &none } else { &flush.entries };
+    let (flushed, stopped) = flush_rows(&mut tx, ledger_id, steps, to, flush, inline).await?;
+    if copies_entries {
         let rows = entry_rows(ledger_id, &flush.entries, &flushed.advanced, &stopped);
         events::copy(&mut tx, COPY_ENTRIES, &rows).await?;
     }
     backdating::write(&mut tx, ledger_id, &flush.backdated, &flushed.advanced, &stopped).await?;
+    if let Some(rows) = metadata_rows(ledger_id, &flush.metadata, &flushed.advanced) {
+        events::copy(&mut tx, COPY_METADATA, &rows).await?;
+    }
     tx.commit().await?;
     Ok(flushed)
 }
@@ -173,6 +187,29 @@ fn entry_rows(ledger_id: LedgerId, e: &EntryColumns, advanced: &[Shard], stopped
     }
     out.extend_from_slice(&rows::COPY_TRAILER);
     out
+}
+
+const COPY_METADATA: &str =
+    "COPY transaction_metadata (shard, ledger_id, account_id, position, key, value) FROM STDIN (FORMAT binary)";
+
+/// The metadata of transactions in shards that advanced, in the order of the
+/// index; `None` when there is none. An account whose projection has stopped
+/// loses nothing here, as no row builds on another.
+fn metadata_rows(ledger_id: LedgerId, m: &MetadataColumns, advanced: &[Shard]) -> Option<Vec<u8>> {
+    let mut order: Vec<usize> = (0..m.shard.len()).filter(|index| advanced.contains(&m.shard[*index])).collect();
+    if order.is_empty() {
+        return None;
+    }
+    order.sort_unstable_by_key(|index| (&m.key[*index], &m.value[*index], m.position[*index]));
+    let mut out = Vec::with_capacity(order.len() * 96);
+    out.extend_from_slice(rows::COPY_HEADER);
+    for index in order {
+        let owner = rows::Owner { shard: m.shard[index], ledger_id, account_id: m.account_id[index] as u64 };
+        let position = m.position[index] as u64;
+        rows::MetadataRow { owner, position, key: &m.key[index], value: &m.value[index] }.encode(&mut out);
+    }
+    out.extend_from_slice(&rows::COPY_TRAILER);
+    Some(out)
 }
 
 /// The statement; `e` are the entries that it writes. Also answers the accounts
@@ -384,9 +421,7 @@ pub async fn list_accounts(
     after: &str,
     limit: i64,
 ) -> Result<Vec<Account>, Error> {
-    // In C collation the codes with a prefix are those from the prefix to just
-    // before the prefix with its last byte raised; DEL sorts after all of ours.
-    let end = format!("{prefix}\u{7f}");
+    let end = end_of(prefix);
     let rows = sqlx::query_as!(
         AccountRow,
         r#"
@@ -410,6 +445,41 @@ pub async fn list_accounts(
         after,
         asset,
         limit
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(AccountRow::into_account).collect()
+}
+
+/// Before what the codes with a prefix end. In C collation they are those from the
+/// prefix on; DEL sorts after all characters of ours.
+pub fn end_of(prefix: &str) -> String {
+    format!("{prefix}\u{7f}")
+}
+
+/// Those of the accounts that exist, by code.
+pub async fn accounts_of_codes(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    codes: &[String],
+) -> Result<Vec<Account>, Error> {
+    let rows = sqlx::query_as!(
+        AccountRow,
+        r#"
+        SELECT
+            a.account_id, a.code, a.asset, a.normal_side, a.status,
+            a.min_balance AS "min_balance: Amount", a.max_balance AS "max_balance: Amount",
+            a.metadata AS "metadata: Jsonb<Box<str>>", a.opened_at,
+            b.debits_posted AS "debits_posted: Amount", b.credits_posted AS "credits_posted: Amount",
+            b.debits_pending AS "debits_pending: Amount", b.credits_pending AS "credits_pending: Amount",
+            b.version, b.position, NULL::bigint AS fault_position
+        FROM accounts a
+        JOIN balances b ON b.shard = a.shard AND b.ledger_id = a.ledger_id AND b.account_id = a.account_id
+        WHERE a.ledger_id = $1 AND a.code = ANY($2)
+        ORDER BY a.code
+        "#,
+        ledger_id,
+        codes
     )
     .fetch_all(executor)
     .await?;
@@ -481,75 +551,6 @@ pub async fn entries(
         };
     }
     Ok(if ascending { statement!(">", "ASC") } else { statement!("<", "DESC") })
-}
-
-/// Positions of up to `limit` transactions after `after` that touched an
-/// account, or would have.
-pub async fn positions_of_account(
-    executor: impl PgExecutor<'_>,
-    ledger_id: LedgerId,
-    shard: Shard,
-    account_id: i64,
-    reference: Option<&str>,
-    after: i64,
-    limit: i64,
-) -> Result<Vec<i64>, Error> {
-    Ok(sqlx::query_scalar!(
-        r#"
-        SELECT position AS "position!" FROM (
-            (SELECT position FROM entries
-             WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND position > $5
-                AND ($4::text IS NULL OR reference = $4)
-             ORDER BY version LIMIT $6::bigint * 2)
-            UNION
-            (SELECT position FROM rejections
-             WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND position > $5
-                AND ($4::text IS NULL OR reference = $4)
-             ORDER BY position LIMIT $6)
-        ) AS found
-        ORDER BY 1
-        LIMIT $6
-        "#,
-        shard,
-        ledger_id,
-        account_id,
-        reference,
-        after,
-        limit
-    )
-    .fetch_all(executor)
-    .await?)
-}
-
-/// Positions of up to `limit` transactions after `after` with a reference.
-pub async fn positions_of_reference(
-    executor: impl PgExecutor<'_>,
-    ledger_id: LedgerId,
-    reference: &str,
-    after: i64,
-    limit: i64,
-) -> Result<Vec<i64>, Error> {
-    Ok(sqlx::query_scalar!(
-        r#"
-        SELECT position AS "position!" FROM (
-            (SELECT position FROM entries
-             WHERE ledger_id = $1 AND reference = $2 AND position > $3 AND leg = 0
-             ORDER BY position LIMIT $4)
-            UNION
-            (SELECT position FROM rejections
-             WHERE ledger_id = $1 AND reference = $2 AND position > $3 AND leg = 0
-             ORDER BY position LIMIT $4)
-        ) AS found
-        ORDER BY 1
-        LIMIT $4
-        "#,
-        ledger_id,
-        reference,
-        after,
-        limit
-    )
-    .fetch_all(executor)
-    .await?)
 }
 
 /// Accounts whose projection has stopped, all ledgers.

@@ -55,6 +55,7 @@ pub struct Rows {
     pub entries: Vec<u8>,
     pub rejections: Vec<u8>,
     pub backdated: Vec<u8>,
+    pub metadata: Vec<u8>,
 }
 
 /// How a table is made, as PostgreSQL describes the live one.
@@ -282,9 +283,12 @@ async fn add_days(conn: &mut PgConnection, from: &str, on_conflict: &str) -> Res
 /// take the place of older ones. The rows are kept: should the transaction not
 /// commit, they are written again.
 pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
-    for (table, rows) in
-        [(Table::Accounts, &rows.accounts), (Table::Entries, &rows.entries), (Table::Rejections, &rows.rejections)]
-    {
+    for (table, rows) in [
+        (Table::Accounts, &rows.accounts),
+        (Table::Entries, &rows.entries),
+        (Table::Rejections, &rows.rejections),
+        (Table::TransactionMetadata, &rows.metadata),
+    ] {
         copy_all(conn, &format!("rebuild.{}", table.name()), table.columns(), rows).await?;
     }
     write_backdated(conn, &rows.backdated).await?;

@@ -33,12 +33,20 @@ pub enum Table {
     Entries,
     Rejections,
     Backdated,
+    TransactionMetadata,
     BackdatedDays,
 }
 
 impl Table {
-    pub const ALL: [Self; 6] =
-        [Self::Accounts, Self::Balances, Self::Entries, Self::Rejections, Self::Backdated, Self::BackdatedDays];
+    pub const ALL: [Self; 7] = [
+        Self::Accounts,
+        Self::Balances,
+        Self::Entries,
+        Self::Rejections,
+        Self::Backdated,
+        Self::TransactionMetadata,
+        Self::BackdatedDays,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,6 +56,7 @@ impl Table {
             Self::Rejections => "rejections",
             Self::Backdated => "backdated",
             Self::BackdatedDays => "backdated_days",
+            Self::TransactionMetadata => "transaction_metadata",
         }
     }
 
@@ -72,6 +81,7 @@ impl Table {
                 "shard, ledger_id, account_id, version, side, amount, effective_at, recorded_at, debits_after, credits_after"
             }
             Self::BackdatedDays => "shard, ledger_id, account_id, day, debits, credits",
+            Self::TransactionMetadata => "shard, ledger_id, account_id, position, key, value",
         }
     }
 }
@@ -278,6 +288,31 @@ impl fmt::Display for BackdatedRow<'_> {
              so far, effective at {:?}, recorded at {:?}",
             owner.shard, self.effective_at, self.recorded_at
         )
+    }
+}
+
+/// A row of `transaction_metadata`. Its owner is the account of the first leg.
+#[derive(Clone, Copy, Debug)]
+pub struct MetadataRow<'a> {
+    pub owner: Owner,
+    pub position: Position,
+    pub key: &'a str,
+    pub value: &'a str,
+}
+
+impl MetadataRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(6, out);
+        field(out, &self.position.to_be_bytes());
+        field(out, self.key.as_bytes());
+        field(out, self.value.as_bytes());
+    }
+}
+
+impl fmt::Display for MetadataRow<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, position, key, value } = self;
+        write!(f, "member {key:?} with the value {value:?} at position {position} (shard {})", owner.shard)
     }
 }
 

@@ -11,11 +11,11 @@ use std::ops::Range;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::jsonb::Jsonb;
 use super::projections::BALANCES;
-use super::rows::{BackdatedRow, COPY_HEADER, COPY_TRAILER, EntryRow, Owner, RejectionRow, Table};
+use super::rows::{BackdatedRow, COPY_HEADER, COPY_TRAILER, EntryRow, MetadataRow, Owner, RejectionRow, Table};
 use super::{Error, LedgerId, Shard};
 use crate::ledger::{AccountId, Amount, Position};
 
@@ -29,7 +29,8 @@ pub async fn begin(conn: &mut PgConnection) -> Result<(), Error> {
         SET search_path = public; \
         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
         LOCK TABLE ledgers, assets, events, idempotency_keys, checkpoints, projection_faults, \
-            accounts, balances, entries, rejections, backdated, backdated_days IN ACCESS SHARE MODE";
+            accounts, balances, entries, rejections, backdated, backdated_days, transaction_metadata
+            IN ACCESS SHARE MODE";
     sqlx::raw_sql(statements).execute(conn).await?;
     Ok(())
 }
@@ -408,6 +409,39 @@ pub async fn first_wrong_day(conn: &mut PgConnection) -> Result<Option<WrongDay>
     )
     .fetch_optional(conn)
     .await?)
+}
+
+/// Begins to read the rows of `transaction_metadata` of one account. They are in
+/// no index by account, so one cursor reads the table once.
+pub async fn open_metadata_of_account(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    account_id: AccountId,
+) -> Result<(), Error> {
+    let declare = format!(
+        "DECLARE metadata_rows NO SCROLL CURSOR FOR
+         SELECT shard, position, key, value FROM transaction_metadata
+         WHERE ledger_id = {ledger_id} AND account_id = {account_id} ORDER BY position, key, shard"
+    );
+    sqlx::raw_sql(AssertSqlSafe(declare)).execute(conn).await?;
+    Ok(())
+}
+
+/// The next rows that [`open_metadata_of_account`] found, `limit` at most.
+pub async fn next_metadata_of_account(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    account_id: AccountId,
+    limit: i64,
+) -> Result<Vec<Line>, Error> {
+    let fetch = format!("FETCH {limit} FROM metadata_rows");
+    let rows: Vec<(Shard, i64, String, String)> = sqlx::query_as(AssertSqlSafe(fetch)).fetch_all(conn).await?;
+    let line = |(shard, position, key, value): (Shard, i64, String, String)| {
+        let owner = Owner { shard, ledger_id, account_id };
+        let row = MetadataRow { owner, position: position as Position, key: &key, value: &value };
+        Line { key: (position, 0), text: row.to_string() }
+    };
+    Ok(rows.into_iter().map(line).collect())
 }
 
 /// The first asset whose trial balance, as analysts see it, is not zero:

@@ -31,6 +31,7 @@ mod payments;
 mod pgbouncer;
 mod protocol;
 mod replica;
+mod search;
 mod snapshots;
 mod stream;
 mod transactions;

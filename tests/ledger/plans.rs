@@ -3,20 +3,29 @@
 
 use sqlx::Row;
 use steelyard::ledger::{Position, Side};
-use steelyard::store::{Connection, Database, as_of, events, keys, projections};
+use steelyard::store::{Connection, Database, as_of, events, keys, projections, search};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
 
 /// Tables that grow with the business.
-const LARGE: [&str; 8] =
-    ["events", "idempotency_keys", "accounts", "balances", "entries", "rejections", "backdated", "backdated_days"];
+const LARGE: [&str; 9] = [
+    "events",
+    "idempotency_keys",
+    "accounts",
+    "balances",
+    "entries",
+    "rejections",
+    "backdated",
+    "backdated_days",
+    "transaction_metadata",
+];
 
 async fn plans(conn: &mut Connection) -> Vec<(String, String)> {
     sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut *conn).await.unwrap();
     let prepared = sqlx::query(
         "SELECT name, statement, cardinality(parameter_types) AS parameters FROM pg_prepared_statements
-         WHERE statement ~ 'events|idempotency_keys|accounts|entries|backdated|FOR SHARE'",
+         WHERE statement ~ 'events|idempotency_keys|accounts|entries|backdated|transaction_metadata|FOR SHARE'",
     )
     .fetch_all(&mut *conn)
     .await
@@ -70,6 +79,7 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
         INSERT INTO backdated SELECT n % 64, 1, n, 1, 'debit', 1, now() - interval '1 day', now(), 1, 0
             FROM generate_series(100, 60000) n;
         INSERT INTO backdated_days SELECT n % 64, 1, n, current_date - 1, 1, 0 FROM generate_series(100, 60000) n;
+        INSERT INTO transaction_metadata SELECT n % 64, 1, n, n, 'order', n::text FROM generate_series(100, 60000) n;
         ANALYZE;";
     sqlx::raw_sql(grow).execute(&mut owner).await.unwrap();
 
@@ -81,7 +91,6 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     assert!(events::write(conn, 1, epoch - 1, &event, &[]).await.is_err());
     events::fence(&mut *conn, 1, epoch).await.unwrap();
     events::recent_keys(&mut *conn, 1, 60_000, 100).await.unwrap();
-    events::transaction_positions(&mut *conn, 1, 0, 10).await.unwrap();
     events::head(&mut *conn, 1).await.unwrap();
     events::was_appended(&mut *conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
@@ -93,13 +102,20 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     projections::list_accounts(&mut *conn, 1, "w", None, "", 10).await.unwrap();
     projections::entries(&mut *conn, 1, 0, 100, 0, true, 10).await.unwrap();
     projections::entries(&mut *conn, 1, 0, 100, 9, false, 10).await.unwrap();
-    projections::positions_of_account(&mut *conn, 1, 0, 100, None, 0, 10).await.unwrap();
-    projections::positions_of_reference(&mut *conn, 1, "r100", 0, 10).await.unwrap();
     let of = as_of::Of { shard: 0, ledger_id: 1, account_id: 100, normal: Side::Credit };
     let epoch_1970 = chrono::DateTime::UNIX_EPOCH;
     as_of::lines(&mut *conn, of, as_of::Lines { known: 1, after: (epoch_1970, 0), to: epoch_1970 }, 10).await.unwrap();
     as_of::recorded_at(&mut *conn, of, 1).await.unwrap();
     as_of::trial_balance(&mut *conn, 1, head, None, "w", 10).await.unwrap();
+    let (outcomes, range) =
+        (search::Outcomes { posted: true, rejected: true }, search::Range { above: 0, upto: 60_000 });
+    for direction in [search::Direction::Ascending, search::Direction::Descending] {
+        search::of_account(&mut *conn, (1, 0, 100), outcomes, range, direction, 10).await.unwrap();
+        search::of_reference(&mut *conn, 1, "r100", outcomes, range, direction, 10).await.unwrap();
+        search::of_metadata(&mut *conn, 1, ("order", "100"), range, direction, 10).await.unwrap();
+        search::of_log(&mut *conn, 1, outcomes, range, direction, 10).await.unwrap();
+    }
+    projections::accounts_of_codes(&mut *conn, 1, &["w100".to_owned()]).await.unwrap();
 
     let plans = plans(conn).await;
     assert!(plans.len() >= 17, "only {} statements were looked at", plans.len());
@@ -116,6 +132,14 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
         assert!(!append.1.contains(&format!(" on {table}")), "the append touches {table}\n{}", append.1);
     }
     insta::assert_snapshot!("append", append.1);
+    let walks = ["FROM transaction_metadata", "entry_version_at", "reference = $2", "type NOT IN"];
+    for (name, part) in ["metadata", "account", "reference", "log"].into_iter().zip(walks) {
+        let walk = |order: &str| {
+            let of_walk = |(statement, _): &&(String, String)| statement.contains(part) && statement.contains(order);
+            plans.iter().find(of_walk).map(|(_, plan)| plan.as_str()).unwrap_or_default()
+        };
+        insta::assert_snapshot!(format!("search_by_{name}"), format!("{}\n\n{}", walk(" ASC "), walk(" DESC ")));
+    }
     let flush = plans.iter().find(|(statement, _)| statement.contains("INSERT INTO entries")).unwrap();
     insta::assert_snapshot!("flush", flush.1);
     let lines = plans.iter().find(|(statement, _)| statement.contains("WITH straight")).unwrap();

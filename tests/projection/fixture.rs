@@ -61,6 +61,10 @@ impl Scratch {
         Self { database: Database::new(&self.url).unwrap(), url: self.url }
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub async fn connect(&self) -> PgConnection {
         PgConnection::connect(&self.url).await.unwrap()
     }
@@ -148,7 +152,8 @@ async fn furnish(ledger: &Ledger) {
     ];
     for (index, (from, to, amount)) in payments.into_iter().enumerate() {
         let reference = (index % 2 == 0).then(|| Arc::from(format!("invoice {index}")));
-        let request = TransactionRequest { reference, ..payment(from, to, amount) };
+        let metadata = reference.as_ref().map(|_| Arc::from(format!(r#"{{"channel":"web","order":{index}}}"#)));
+        let request = TransactionRequest { reference, metadata, ..payment(from, to, amount) };
         submit(ledger, Command::Transact(request), Some(&format!("key {index}"))).await.unwrap();
     }
     let legs = [("wallet:bob", Side::Debit, 30), ("wallet:carol", Side::Credit, 10), ("jar", Side::Credit, 20)];

@@ -3,6 +3,7 @@
 mod as_of;
 mod fixture;
 mod rebuild;
+mod recipes;
 mod speed;
 #[path = "../support/mod.rs"]
 mod support;

@@ -19,7 +19,9 @@ const DAMAGE: &[&str] = &[
     "UPDATE balances SET credits_posted = credits_posted + 1 WHERE account_id = 3",
     "DELETE FROM entries WHERE account_id = 3 AND version = 2",
     "DELETE FROM accounts",
-    "TRUNCATE accounts, balances, entries, rejections; UPDATE checkpoints SET position = 0",
+    "DELETE FROM transaction_metadata WHERE position = 8",
+    "UPDATE transaction_metadata SET value = 'else'",
+    "TRUNCATE accounts, balances, entries, rejections, transaction_metadata; UPDATE checkpoints SET position = 0",
     "INSERT INTO projection_faults (shard, ledger_id, account_id, expected, position) VALUES (0, 1, 3, 1, 9)",
 ];
 
@@ -371,7 +373,7 @@ async fn trap_an_old_snapshot_never_sees_empty_tables() {
     });
     let indexed = async {
         let primary_keys = "SELECT count(*) FROM pg_indexes WHERE schemaname = 'rebuild' AND indexname LIKE '%_pkey'";
-        while !loaded.load(Ordering::Relaxed) || scratch.number(primary_keys).await < 4 {
+        while !loaded.load(Ordering::Relaxed) || scratch.number(primary_keys).await < 5 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

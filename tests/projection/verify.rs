@@ -14,7 +14,7 @@ async fn good_data_passes_and_everything_is_counted() {
     assert_eq!((report.ledgers, report.events), (2, 2 * 14));
     assert_eq!((report.transactions, report.legs, report.entries), (2 * 6, 2 * 13, 2 * 13));
     assert_eq!((report.keys, report.accounts, report.balances), (2 * 7, 2 * 5, 2 * 5));
-    assert_eq!(report.rejections, 2 * 4);
+    assert_eq!((report.rejections, report.metadata), (2 * 4, 2 * 4));
     assert!(report.assets > 300);
 }
 
@@ -105,6 +105,21 @@ const DAMAGE: &[(&str, &str)] = &[
         "entries of account wallet:bob: expected line 1",
     ),
     ("DELETE FROM rejections WHERE ledger_id = 1 AND account_id = 3 AND position = 8", "rejections of account wallet:bob: expected rejection at position 8"),
+    // What transactions are found by.
+    (
+        "DELETE FROM transaction_metadata WHERE ledger_id = 1 AND position = 6 AND key = 'order'",
+        "transaction_metadata of account bank: expected member \"order\" with the value \"0\" at position 6",
+    ),
+    (
+        "UPDATE transaction_metadata SET value = 'shop' WHERE ledger_id = 1 AND position = 8 AND key = 'channel'",
+        "found member \"channel\" with the value \"shop\" at position 8",
+    ),
+    (
+        "INSERT INTO transaction_metadata SELECT shard, ledger_id, account_id, position, 'zone', value FROM transaction_metadata WHERE ledger_id = 1 AND position = 6 AND key = 'order'",
+        "transaction_metadata of account bank: expected no other row, found member \"zone\"",
+    ),
+    ("UPDATE transaction_metadata SET shard = (shard + 1) % 64 WHERE ledger_id = 1 AND position = 6", "transaction_metadata of account bank"),
+    ("UPDATE transaction_metadata SET account_id = 99 WHERE ledger_id = 1 AND position = 6", "transaction_metadata of account number 99"),
     ("UPDATE rejections SET reason = 'account_closed' WHERE ledger_id = 1 AND account_id = 3 AND position = 8", "account_closed"),
 ];
 

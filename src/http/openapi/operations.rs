@@ -2,8 +2,12 @@
 
 use serde_json::{Value, json};
 
+use super::super::filters::METADATA_PAIRS_MAX;
 use super::super::params::{PAGE_DEFAULT, PAGE_MAX};
 use super::super::problem::Code::{self, *};
+use super::super::search::EXAMINED_MAX;
+use super::super::wire::TRANSACTION_STATUSES;
+use crate::metadata::SEARCHABLE_BYTES_MAX;
 
 pub struct Operation {
     pub method: &'static str,
@@ -48,6 +52,9 @@ pub const TAGS: &[(&str, &str)] = &[
 
 /// Any route that asks for an API key.
 pub const GUARDED: &[Code] = &[Unauthenticated, Forbidden, Unavailable];
+
+/// What the descriptions below say.
+const _: () = assert!(EXAMINED_MAX == 20_000);
 
 /// Any route: a defect of ours.
 const ANY: &[Code] = &[InternalError];
@@ -148,11 +155,20 @@ pub const OPERATIONS: &[Operation] = &[
         id: "listAccounts",
         tag: "Accounts",
         summary: "List accounts by code",
-        description: "In the order of their codes' bytes.",
+        description: "In the order of their codes' bytes; the filters hold together. One request looks at 20,000 \
+                      accounts at most: a page may have fewer items than `limit`, or none, and a `next`, with which \
+                      the search goes on. It has come to its end when `next` is null.",
         parameters: &[
             LEDGER_IN_PATH,
             Parameter::Shared("prefix"),
             Parameter::Shared("asset"),
+            Parameter::Shared("normal"),
+            Parameter::Shared("account-status"),
+            Parameter::Shared("account-metadata"),
+            Parameter::Shared("opened_from"),
+            Parameter::Shared("opened_to"),
+            Parameter::Shared("min_posted"),
+            Parameter::Shared("max_posted"),
             CURSOR,
             LIMIT,
             CONSISTENCY,
@@ -323,14 +339,28 @@ pub const OPERATIONS: &[Operation] = &[
         id: "listTransactions",
         tag: "Transactions",
         summary: "Find transactions",
-        description: "In the order of the log; the filters hold together. `idempotency_key` finds what a key did.",
+        description: "In the order of the log; the filters hold together. `idempotency_key` finds what a key did. \
+                      `reference`, `metadata`, `account`, `idempotency_key` and the times are found by an index, \
+                      whatever the length of the log; type, status and amounts are looked at in what those give, or \
+                      in the log itself. One request looks at 20,000 transactions, or positions of the log, at most: \
+                      a page may have fewer items than `limit`, or none, and a `next`, with which the search goes on. \
+                      It has come to its end when `next` is null. Cursors stay valid while the log grows: in the \
+                      order of the log what is new comes last, and with `order=desc` it is not in later pages.",
         parameters: &[
             LEDGER_IN_PATH,
             Parameter::Shared("account"),
             Parameter::Shared("reference"),
+            Parameter::Shared("transaction-metadata"),
             Parameter::Shared("idempotency_key"),
+            Parameter::Shared("type"),
+            Parameter::Shared("transaction-status"),
+            Parameter::Shared("min_amount"),
+            Parameter::Shared("max_amount"),
+            Parameter::Shared("from"),
+            Parameter::Shared("to"),
             CURSOR,
             LIMIT,
+            Parameter::Shared("order"),
             CONSISTENCY,
             MIN_POSITION,
         ],
@@ -551,6 +581,18 @@ pub fn parameters() -> Value {
     let in_path = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "path", "required": true, "description": description, "schema": schema});
     let in_query = |name: &str, schema: Value, description: &str| json!({"name": name, "in": "query", "required": false, "description": description, "schema": schema});
     let in_header = |name: &str, required: bool, schema: Value, description: &str| json!({"name": name, "in": "header", "required": required, "description": description, "schema": schema});
+    let in_metadata = |description: &str| {
+        json!({
+            "name": "metadata", "in": "query", "required": false, "style": "deepObject", "explode": true,
+            "description": description,
+            "schema": {
+                "type": "object", "maxProperties": METADATA_PAIRS_MAX,
+                "additionalProperties": {"type": "string", "maxLength": SEARCHABLE_BYTES_MAX},
+            },
+        })
+    };
+    let amount = json!({"type": "string", "pattern": "^-?[0-9]{1,38}$"});
+    let time = json!({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]});
     let key = json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"});
     let short_name = json!({"$ref": "#/components/schemas/ShortName"});
     let account_code = json!({"$ref": "#/components/schemas/AccountCode"});
@@ -611,6 +653,20 @@ pub fn parameters() -> Value {
         "account": in_query("account", account_code, "Only transactions that touch this account, or would have."),
         "reference": in_query("reference", json!({"type": "string"}), "Only transactions with exactly this reference."),
         "idempotency_key": in_query("idempotency_key", key.clone(), "Only what this key did."),
+        "transaction-metadata": in_metadata("Only transactions whose metadata has this member at the top with this value: `metadata[order]=4711`. A string is given without quotes, a number or boolean as answers show it; several must all be there. Found are names and values of at most 255 bytes, and of one transaction the first 32 that are strings, numbers or booleans, in the order of the names' bytes."),
+        "account-metadata": in_metadata("Only accounts whose metadata has this member at the top with this value: `metadata[customer]=17`. A string is given without quotes, a number or boolean as answers show it; several must all be there."),
+        "type": in_query("type", json!({"type": "string"}), "Only transactions of this type, such as `payment`."),
+        "transaction-status": in_query("status", json!({"type": "string", "enum": TRANSACTION_STATUSES}), "Only transactions of which this became."),
+        "account-status": in_query("status", json!({"type": "string", "enum": ["open", "frozen", "closed"]}), "Only accounts in this state."),
+        "normal": in_query("normal", json!({"type": "string", "enum": ["credit", "debit"]}), "Only accounts whose balance is raised by this side."),
+        "min_amount": in_query("min_amount", amount.clone(), "Only transactions with a leg of at least this amount, in its asset's smallest unit; with `account`, a leg of that account."),
+        "max_amount": in_query("max_amount", amount.clone(), "Only transactions with a leg of at most this amount; with `min_amount`, one leg that is within both."),
+        "from": in_query("from", time.clone(), "Only what was recorded at this time or later: RFC 3339, or a date, which begins at midnight in UTC. By `recorded_at`, not by `effective_at`."),
+        "to": in_query("to", time.clone(), "Only what was recorded before this time."),
+        "min_posted": in_query("min_posted", amount.clone(), "Only accounts whose posted balance is at least this, in the asset's smallest unit."),
+        "max_posted": in_query("max_posted", amount, "Only accounts whose posted balance is at most this."),
+        "opened_from": in_query("opened_from", time.clone(), "Only accounts that were opened at this time or later: RFC 3339, or a date, which begins at midnight in UTC."),
+        "opened_to": in_query("opened_to", time, "Only accounts that were opened before this time."),
         "order": in_query(
             "order",
             json!({"type": "string", "enum": ["asc", "desc"], "default": "asc"}),

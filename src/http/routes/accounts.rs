@@ -11,10 +11,12 @@ use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
+use super::super::filters::{self, Between, InQueryWithMetadata};
 use super::super::moment;
-use super::super::params::{InPath, InQuery, cursor, cursor_text, limit, name_cursor, name_cursor_text};
+use super::super::params::{InPath, InQuery, Order, cursor, cursor_text, limit, name_cursor, name_cursor_text};
 use super::super::problem::{self, Code, FieldError, Problem};
 use super::super::reads::{self, Consistency, Freshness};
+use super::super::search::{AccountFilter, AccountSearch};
 use super::super::wire::{
     self, AccountBatchInput, AccountInput, AccountOutput, AmountInput, AmountText, EntryOutput, Page, Timestamp,
 };
@@ -310,6 +312,12 @@ pub fn no_account(code: &AccountCode) -> Problem {
 pub struct ListQuery {
     prefix: Option<String>,
     asset: Option<String>,
+    normal: Option<String>,
+    status: Option<String>,
+    min_posted: Option<String>,
+    max_posted: Option<String>,
+    opened_from: Option<String>,
+    opened_to: Option<String>,
     after: Option<String>,
     limit: Option<i64>,
     consistency: Option<Consistency>,
@@ -323,7 +331,7 @@ const ACCOUNT_CURSOR: char = 'a';
 pub async fn list(
     State(app): State<SharedApp>,
     InPath(name): InPath<String>,
-    InQuery(query): InQuery<ListQuery>,
+    InQueryWithMetadata(query, metadata): InQueryWithMetadata<ListQuery>,
 ) -> Result<Response, Problem> {
     let limit = limit(query.limit)?;
     let after = name_cursor(ACCOUNT_CURSOR, query.after.as_deref())?;
@@ -334,32 +342,38 @@ pub async fn list(
     if let Some(asset) = &query.asset {
         wire::asset_code(asset).map_err(|detail| Problem::invalid("/query/asset", detail))?;
     }
+    let normal = query.normal.as_deref().map(|text| {
+        Side::parse(text).ok_or_else(|| Problem::invalid("/query/normal", "expected one of: credit, debit"))
+    });
+    let status = query.status.as_deref().map(|text| {
+        AccountStatus::parse(text)
+            .ok_or_else(|| Problem::invalid("/query/status", "expected one of: open, frozen, closed"))
+    });
+    let opened = [query.opened_from.as_deref(), query.opened_to.as_deref()];
+    let (opened_from, opened_to) = filters::period(["opened_from", "opened_to"], opened[0], opened[1])?;
+    let filter = AccountFilter {
+        asset: query.asset,
+        normal: normal.transpose()?,
+        status: status.transpose()?,
+        metadata,
+        opened_from,
+        opened_to,
+        posted: Between::new(["min_posted", "max_posted"], query.min_posted.as_deref(), query.max_posted.as_deref())?,
+    };
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let position = reads::projections_at(&ledger, freshness).await?;
-    let accounts = store::projections::list_accounts(
-        app.worker.database.pool(),
-        ledger.ledger_id,
-        query.prefix.as_deref().unwrap_or_default(),
-        query.asset.as_deref(),
-        after,
-        limit + 1,
-    )
-    .await?;
-    let more = accounts.len() > limit as usize;
-    let data: Vec<AccountOutput> = accounts
-        .iter()
-        .take(limit as usize)
-        .map(|account| AccountOutput::new(account, shard(&app, &ledger, &account.code)))
-        .collect();
-    let next = data.last().filter(|_| more).map(|last| name_cursor_text(ACCOUNT_CURSOR, &last.code));
+    let search = AccountSearch {
+        pool: app.worker.database.pool(),
+        ledger_id: ledger.ledger_id,
+        prefix: query.prefix.as_deref().unwrap_or_default(),
+        filter,
+        limit,
+    };
+    let (accounts, next) = search.run(after).await?;
+    let output = |account| AccountOutput::new(account, shard(&app, &ledger, &account.code));
+    let data: Vec<AccountOutput> = accounts.iter().map(output).collect();
+    let next = next.map(|code| name_cursor_text(ACCOUNT_CURSOR, &code));
     Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    Asc,
-    Desc,
 }
 
 #[derive(Deserialize)]
