@@ -170,6 +170,11 @@ impl Worker {
         self.status.borrow().clone()
     }
 
+    /// The time, by the worker's clock.
+    pub fn now(&self) -> chrono::DateTime<chrono::Utc> {
+        self.clock.now()
+    }
+
     /// Milliseconds since `then`, by the worker's clock.
     pub fn age_ms(&self, then: chrono::DateTime<chrono::Utc>) -> u64 {
         u64::try_from((self.clock.now() - then).num_milliseconds()).unwrap_or(0)

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod body;
 pub mod idempotency;
+pub mod import;
 pub mod observe;
 pub mod openapi;
 pub mod params;

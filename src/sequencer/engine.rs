@@ -282,7 +282,9 @@ impl Engine {
     fn take_in_backlog(&mut self) -> Result<(), ExitReason> {
         while self.open_has_room() {
             let Some(submission) = self.backlog.pop_front() else { break };
-            if !submission.prefetched && self.needs_prefetch(&submission.work) {
+            let waits =
+                || self.needs_prefetch(&submission.work) || (submission.ordered && self.fetches_for_ordered());
+            if !submission.prefetched && waits() {
                 self.parked.push(submission);
             } else {
                 self.decide(submission)?;
@@ -312,6 +314,11 @@ impl Engine {
             Work::ReadHead => false,
         };
         accounts || (self.looks_keys_up() && keys(work).any(|key| !self.keys.contains(&key.hash)))
+    }
+
+    /// Whether an ordered request waits for what is fetched: no other may overtake it.
+    fn fetches_for_ordered(&self) -> bool {
+        self.prefetching.iter().chain(&self.parked).any(|submission| submission.ordered)
     }
 
     fn looks_keys_up(&self) -> bool {

@@ -141,6 +141,9 @@ pub struct Submission {
     forwarded: bool,
     /// It was sent to another worker whose answer never came: it may have been recorded.
     pub asked: bool,
+    /// Not decided before those of its kind that were submitted earlier, whatever
+    /// has to be fetched for them; other requests overtake each other.
+    pub ordered: bool,
     _ticket: Ticket,
 }
 
@@ -193,7 +196,18 @@ impl Handle {
     /// [`Unavailable::Overloaded`] at once when the queue is full, and the
     /// others as they say.
     pub async fn submit(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
-        self.enqueue(work, deadline, false).await
+        self.enqueue(work, deadline, false, false).await
+    }
+
+    /// The same for one part of a work that is submitted part by part: it is
+    /// decided after all that were submitted so before it. It is in the queue, or
+    /// refused, once the future has been polled. Parts that are under way together
+    /// should have one deadline, or one could miss it and the next be decided.
+    ///
+    /// # Errors
+    /// Those of [`Self::submit`].
+    pub async fn submit_in_order(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
+        self.enqueue(work, deadline, false, true).await
     }
 
     /// The same for a request from another worker. [`Unavailable::Standby`] when
@@ -202,7 +216,7 @@ impl Handle {
     /// # Errors
     /// Those of [`Self::submit`].
     pub async fn submit_forwarded(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
-        self.enqueue(work, deadline, true).await
+        self.enqueue(work, deadline, true, false).await
     }
 
     /// Puts a request back that was to be forwarded, now that this worker
@@ -213,7 +227,13 @@ impl Handle {
         }
     }
 
-    async fn enqueue(&self, work: Work, deadline: Instant, forwarded: bool) -> Result<Answer, Unavailable> {
+    async fn enqueue(
+        &self,
+        work: Work,
+        deadline: Instant,
+        forwarded: bool,
+        ordered: bool,
+    ) -> Result<Answer, Unavailable> {
         let items = work.items();
         let before = self.depth.fetch_add(items, Ordering::Relaxed);
         let ticket = Ticket { depth: Arc::clone(&self.depth), items };
@@ -222,7 +242,7 @@ impl Handle {
         }
         let (reply, answer) = oneshot::channel();
         let submission =
-            Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, _ticket: ticket };
+            Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, ordered, _ticket: ticket };
         self.queue.try_send(submission).map_err(|_| Unavailable::Overloaded)?;
         answer.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
     }
