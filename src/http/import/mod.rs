@@ -45,6 +45,7 @@ use tracing::Instrument;
 use self::line::{Columns, Defaults, Kind, Refused};
 use self::lines::{LINE_BYTES_MAX, Lines, Piece};
 use super::access::EndsWithItsKey;
+use super::body::discard;
 use super::params::{InPath, InQuery};
 use super::problem::{self, Code, Problem};
 use super::routes::payments::{LAG_EVENTS_MAX, known, rejection};
@@ -82,6 +83,8 @@ const GATHER_PAUSE: Duration = Duration::from_millis(50);
 const TICK: Duration = Duration::from_millis(250);
 /// Between two progress records.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// After which there is one even if nothing moved, so that a client knows that it is waited for.
+const PROGRESS_AT_LEAST_EVERY: Duration = Duration::from_secs(5);
 /// Bytes of records that are not put off.
 const OUT_BYTES: usize = 16 * 1024;
 /// A client that sends nothing for so long is gone.
@@ -352,8 +355,13 @@ impl Import {
             }
             self.wait().await;
         }
+        if self.out.is_empty() {
+            // Who is still sending has the summary by now, and sees it.
+            discard(take(&mut self.body)).await;
+            return None;
+        }
         self.said_at = Instant::now();
-        (!self.out.is_empty()).then(|| take(&mut self.out).into())
+        Some(take(&mut self.out).into())
     }
 
     /// Waits for whatever comes first: the oldest chunk, more of the body, or time.
@@ -405,7 +413,7 @@ impl Import {
 
     /// Parses the lines that are there, up to a full chunk.
     fn gather(&mut self) {
-        while !self.gathering.is_full() && !self.ended {
+        while !self.gathering.is_full() && !self.ended && self.malformed_in_a_row < MALFORMED_MAX {
             if self.gathering.slots.is_empty() {
                 self.gathering_since = Instant::now();
                 self.defaults.now = self.app.worker.now();
@@ -619,7 +627,9 @@ impl Import {
 
     /// A record of how far it is, if it is time and there is news.
     fn say_progress(&mut self) {
-        if !self.ended && self.said != self.counts && self.is_time_to_say() {
+        let silent_for = self.said_at.elapsed();
+        let is_news = self.said != self.counts && silent_for >= PROGRESS_EVERY;
+        if !self.ended && (is_news || silent_for >= PROGRESS_AT_LEAST_EVERY) {
             self.said = self.counts;
             record(&mut self.out, &self.counts);
         }
