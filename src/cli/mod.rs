@@ -12,7 +12,7 @@ pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod database;
-//pub mod export;
+pub mod export;
 pub mod import;
 pub mod keys;
 pub mod migrate;
@@ -86,7 +86,8 @@ pub enum Command {
     Pay(pay::PayArgs),
     /// Record a file of accounts, payments and opening balances, each line exactly once.
     Import(import::ImportArgs),
-    //EXPORT1
+    /// Write the journal, a statement or the trial balance to a file.
+    Export(export::ExportArgs),
     /// Show the workers, what each holds, what moves, what nobody holds, and how far the projections are.
     Cluster(cluster::ClusterArgs),
     /// Measure payments per second, latency and lag, and compare with what PostgreSQL itself can write.
@@ -106,7 +107,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Account(args) => account::run(args, &output).await,
         Command::Pay(args) => pay::run(args, &output).await,
         Command::Import(args) => import::run(args, &output).await,
-        //EXPORT2
+        Command::Export(args) => export::run(args, &output).await,
         Command::Cluster(args) => cluster::run(args, &output).await,
         Command::Bench(args) => bench::run(args, &output).await,
     }

@@ -38,3 +38,14 @@ pub fn import(bytes: Option<u64>) -> ProgressBar {
     bar.enable_steady_tick(Duration::from_secs(1));
     bar
 }
+
+/// A bar that counts the bytes of what nobody knows the length of.
+pub fn bytes(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(DRAW_HZ));
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {spinner} {bytes}  {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod body;
+pub mod export;
 pub mod idempotency;
 pub mod import;
 pub mod observe;

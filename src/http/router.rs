@@ -10,7 +10,7 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::{Code, Problem};
 use super::routes::{accounts, events, ledgers, operations, payments, transactions};
-use super::{SharedApp, access, import, observe, openapi};
+use super::{SharedApp, access, export, import, observe, openapi};
 
 /// What operators may have on a listener of its own, beyond the reach of clients.
 const OPERATIONS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
@@ -65,6 +65,9 @@ pub fn routes() -> Vec<Route> {
         post("/v1/ledgers/{ledger}/payments", payments::pay),
         post("/v1/ledgers/{ledger}/payments/batch", payments::pay_batch),
         post("/v1/ledgers/{ledger}/import", import::import),
+        get("/v1/ledgers/{ledger}/export/journal", export::journal),
+        get("/v1/ledgers/{ledger}/export/statement", export::statement),
+        get("/v1/ledgers/{ledger}/export/trial-balance", export::trial_balance),
         get("/v1/ledgers/{ledger}/transactions", transactions::list),
         get("/v1/ledgers/{ledger}/transactions/{id}", transactions::show),
         get("/v1/ledgers/{ledger}/events", events::list),
