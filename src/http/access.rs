@@ -488,6 +488,8 @@ mod tests {
             ("get", "/v1/cluster", Some(Role::Read)),
             ("get", "/v1/ledgers/{ledger}/anything", Some(Role::Read)),
             ("post", "/v1/ledgers/{ledger}/payments/batch", Some(Role::Submit)),
+            ("post", "/v1/ledgers/{ledger}/import", Some(Role::Submit)),
+            ("get", "/v1/ledgers/{ledger}/export/journal", Some(Role::Read)),
             ("post", "/v1/ledgers/{ledger}/transactions/{id}/reverse", Some(Role::Submit)),
             ("put", "/v1/ledgers/{ledger}", Some(Role::Admin)),
             ("put", "/v1/ledgers/{ledger}/assets/{code}", Some(Role::Admin)),
