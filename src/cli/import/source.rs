@@ -26,8 +26,8 @@ const BLOCKS_AHEAD: usize = 4;
 /// The beginning of a file, which tells it from others.
 const HEAD_BYTES: usize = 64 * 1024;
 
-/// Hexadecimal digits of a default id: 96 bits.
-const ID_DIGITS: usize = 24;
+/// Hexadecimal digits of a default id: 64 bits tell a company's files apart, and every line's key has them.
+const ID_DIGITS: usize = 16;
 
 #[derive(Debug, Default)]
 pub(super) struct Source {

@@ -200,21 +200,30 @@ pub struct Refused {
     pub malformed: bool,
 }
 
-/// The command of a line of NDJSON.
+/// The command of a line: of CSV where there are columns, else of NDJSON.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub fn from_json(bytes: &[u8], number: u64, defaults: &Defaults) -> Result<(Kind, Item), Refused> {
+pub fn parse(
+    bytes: &[u8],
+    columns: Option<&Columns>,
+    number: u64,
+    defaults: &Defaults,
+) -> Result<(Kind, Item), Refused> {
+    match columns {
+        None => from_json(bytes, number, defaults),
+        Some(columns) => from_csv(bytes, columns, number, defaults),
+    }
+}
+
+fn from_json(bytes: &[u8], number: u64, defaults: &Defaults) -> Result<(Kind, Item), Refused> {
     let line = body::parse::<Line<'_>>(bytes);
     let line = line.map_err(|problem| Refused { key: None, problem, malformed: true })?;
     line.into_item(number, defaults)
 }
 
-/// The command of a record of CSV. An empty field is one that is not there.
-///
-/// # Errors
-/// All that is wrong with it.
-pub fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -> Result<(Kind, Item), Refused> {
+/// An empty field is one that is not there.
+fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -> Result<(Kind, Item), Refused> {
     let mut values: [Cow<'_, str>; Field::ALL.len()] = std::array::from_fn(|_| Cow::Borrowed(""));
     let found = csv::fields(bytes, |index, value| {
         if let Some(field) = columns.0.get(index) {

@@ -39,6 +39,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 use tokio::time::{Instant, sleep};
 use tracing::Instrument;
 
@@ -199,8 +200,12 @@ fn too_slow() -> Problem {
 #[derive(Default)]
 struct Chunk {
     slots: Vec<Slot>,
+    /// The lines themselves: what has been submitted is the sequencer's, and is made of them anew where it is
+    /// needed once more, which is seldom.
+    text: Vec<u8>,
+    /// Commands of the lines that are fit, until they are submitted, and how many there are.
     items: Vec<Item>,
-    bytes: usize,
+    fit: usize,
     /// Number of the last line, and where in the body it ends.
     line: u64,
     end: u64,
@@ -209,18 +214,29 @@ struct Chunk {
 /// What becomes of a line.
 struct Slot {
     line: u64,
+    /// Where in the chunk's text it ends.
+    end: usize,
     what: What,
 }
 
 enum What {
-    /// The next item's outcome.
+    /// The next outcome.
     Submitted(Kind),
-    Refused { key: Option<String>, problem: Problem },
+    Refused(Box<Refused>),
 }
 
 impl Chunk {
     fn is_full(&self) -> bool {
-        self.slots.len() >= CHUNK_LINES_MAX || self.bytes >= CHUNK_BYTES_MAX
+        self.slots.len() >= CHUNK_LINES_MAX || self.text.len() >= CHUNK_BYTES_MAX
+    }
+
+    /// The command of a line, made once more.
+    fn item(&self, index: usize, columns: Option<&Columns>, defaults: &Defaults) -> Option<Item> {
+        let Slot { line, end, what } = self.slots.get(index)?;
+        let What::Submitted(_) = what else { return None };
+        let start = index.checked_sub(1).map_or(0, |before| self.slots[before].end);
+        let parsed = line::parse(&self.text[start..*end], columns, *line, defaults);
+        parsed.ok().map(|(_, item)| item)
     }
 }
 
@@ -421,6 +437,7 @@ impl Import {
             let Some(Piece { number, end, bytes }) = self.lines.next() else { return };
             let chunk = &mut self.gathering;
             (chunk.line, chunk.end) = (number, end);
+            let (columns, defaults) = (self.columns.as_ref(), &self.defaults);
             let parsed = match bytes {
                 None => {
                     let detail = format!("a line has at most {LINE_BYTES_MAX} bytes");
@@ -428,23 +445,25 @@ impl Import {
                 }
                 Some(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => continue,
                 Some(bytes) => {
-                    chunk.bytes += bytes.len();
-                    match &self.columns {
-                        None => line::from_json(bytes, number, &self.defaults),
-                        Some(columns) => line::from_csv(bytes, columns, number, &self.defaults),
-                    }
+                    chunk.text.extend_from_slice(bytes);
+                    line::parse(bytes, columns, number, defaults)
                 }
             };
             let malformed = matches!(&parsed, Err(refused) if refused.malformed);
             self.malformed_in_a_row = if malformed { self.malformed_in_a_row + 1 } else { 0 };
             let what = match parsed {
                 Ok((kind, item)) => {
+                    if chunk.items.is_empty() {
+                        // At once: growing to it would copy them several times.
+                        chunk.items.reserve(CHUNK_LINES_MAX);
+                    }
                     chunk.items.push(item);
+                    chunk.fit += 1;
                     What::Submitted(kind)
                 }
-                Err(Refused { key, problem, .. }) => What::Refused { key, problem },
+                Err(refused) => What::Refused(Box::new(refused)),
             };
-            chunk.slots.push(Slot { line: number, what });
+            chunk.slots.push(Slot { line: number, end: chunk.text.len(), what });
             if self.malformed_in_a_row >= MALFORMED_MAX {
                 // What came before is still done: the file is read no further.
                 self.body_ended = true;
@@ -487,9 +506,14 @@ impl Import {
     }
 
     /// Puts a chunk into the queue; gives it back when the queue does not take it.
-    fn fly(&mut self, chunk: Chunk) -> Option<Chunk> {
+    fn fly(&mut self, mut chunk: Chunk) -> Option<Chunk> {
         let (handle, deadline) = (self.ledger.handle.clone(), self.deadline);
-        let work = Work::Each(chunk.items.iter().cloned().collect());
+        let mut items = take(&mut chunk.items);
+        if items.len() < chunk.fit {
+            let item = |index| chunk.item(index, self.columns.as_ref(), &self.defaults);
+            items = (0..chunk.slots.len()).filter_map(item).collect();
+        }
+        let work = Work::Each(SmallVec::from_vec(items));
         let mut answer = async move { handle.submit_in_order(work, deadline).await }.boxed();
         let waker = futures::task::noop_waker();
         match answer.poll_unpin(&mut std::task::Context::from_waker(&waker)) {
@@ -528,31 +552,35 @@ impl Import {
 
     /// Counts a chunk's lines, and writes down those that were refused.
     async fn settle(&mut self, chunk: &Chunk, answer: &Answer) -> Result<(), Problem> {
-        let outcomes = || chunk.items.iter().zip(&answer.outcomes);
-        let used = outcomes().filter(|(_, outcome)| matches!(outcome, Outcome::KeyUsed));
-        let used: Vec<&Key> = used.filter_map(|(item, _)| item.key.as_ref()).collect();
-        let known = known(&self.app.worker.database, &self.ledger, &used, answer.position).await?;
         let no_outcome = || Problem::new(Code::InternalError, "a line has no outcome");
+        let (columns, defaults) = (self.columns.as_ref(), &self.defaults);
+        let key = |index: usize| chunk.item(index, columns, defaults).and_then(|item| item.key);
+        let submitted = || {
+            let slots = chunk.slots.iter().enumerate();
+            slots.filter(|(_, slot)| matches!(slot.what, What::Submitted(_))).zip(&answer.outcomes)
+        };
+        let used = submitted().filter(|(_, outcome)| matches!(outcome, Outcome::KeyUsed));
+        let used = used.map(|((index, _), _)| key(index).ok_or_else(no_outcome));
+        let used = used.collect::<Result<Vec<Key>, Problem>>()?;
+        let keys: Vec<&Key> = used.iter().collect();
+        let known = known(&self.app.worker.database, &self.ledger, &keys, answer.position).await?;
         let (mut counts, mut out) = (self.counts, Vec::new());
-        let mut outcomes = outcomes();
-        for Slot { line, what } in &chunk.slots {
+        let (mut outcomes, mut used) = (answer.outcomes.iter(), used.iter());
+        for (index, Slot { line, what, .. }) in chunk.slots.iter().enumerate() {
             counts.lines += 1;
             let kind = match what {
-                What::Refused { key, problem } => {
-                    refuse(&mut out, &mut counts, *line, key.as_deref(), problem);
+                What::Refused(refused) => {
+                    refuse(&mut out, &mut counts, *line, refused.key.as_deref(), &refused.problem);
                     continue;
                 }
                 What::Submitted(kind) => *kind,
             };
-            let (item, outcome) = outcomes.next().ok_or_else(no_outcome)?;
-            let key = item.key.as_ref();
-            let text = key.map(|key| &*key.text);
-            let (event, replayed) = match outcome {
+            let (event, replayed) = match outcomes.next().ok_or_else(no_outcome)? {
                 Outcome::Recorded { index, .. } => {
                     (Ok(answer.batch.events.get(*index).ok_or_else(no_outcome)?), false)
                 }
                 Outcome::KeyUsed => {
-                    let made = known.made_by(key.ok_or_else(no_outcome)?);
+                    let made = known.made_by(used.next().ok_or_else(no_outcome)?);
                     (made.map(|made| made.first()).and_then(|first| first.ok_or_else(no_outcome)), true)
                 }
                 Outcome::Unchanged(_) => {
@@ -570,7 +598,11 @@ impl Import {
                 Err(problem) => Some(problem),
             };
             match declined {
-                Some(problem) => refuse(&mut out, &mut counts, *line, text, &kind.pointing(problem)),
+                Some(problem) => {
+                    let key = key(index);
+                    let text = key.as_ref().map(|key| &*key.text);
+                    refuse(&mut out, &mut counts, *line, text, &kind.pointing(problem));
+                }
                 None if replayed => counts.replayed += 1,
                 None => counts.recorded += 1,
             }
