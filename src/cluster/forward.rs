@@ -97,7 +97,7 @@ impl Forwarder {
                         if frame.is_empty() {
                             break;
                         }
-                        let ordered = frame.iter().any(|submission| submission.ordered);
+                        let ordered = frame.iter().any(|submission| submission.ordered.is_some());
                         ordered_under_way |= ordered;
                         let sent = self.send(route.clone(), frame);
                         frames.push(async move { (sent.await, ordered) });
@@ -206,10 +206,10 @@ fn next_frame(waiting: &mut VecDeque<Submission>, mut ordered_under_way: bool) -
     let mut items = 0;
     let mut frame = Vec::new();
     while let Some(submission) = waiting.front() {
-        if submission.ordered && ordered_under_way {
+        if submission.ordered.is_some() && ordered_under_way {
             break;
         }
-        ordered_under_way |= submission.ordered;
+        ordered_under_way |= submission.ordered.is_some();
         let more = submission.work.items();
         if !frame.is_empty() && items + more > FRAME_ITEMS_MAX {
             break;
