@@ -322,8 +322,7 @@ impl Client {
     }
 
     async fn open(&self, request: RequestBuilder) -> Result<reqwest::Response, ClientError> {
-        let response =
-            request.timeout(STREAM_TIMEOUT).send().await.map_err(|error| self.transport_error(error))?;
+        let response = request.timeout(STREAM_TIMEOUT).send().await.map_err(|error| self.transport_error(error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);

@@ -317,7 +317,8 @@ impl Engine {
 
     /// Whether an ordered request that is before this one waits for what is fetched.
     fn would_overtake_fetched(&self, submission: &Submission) -> bool {
-        submission.ordered.is_some() && self.prefetching.iter().chain(&self.parked).any(|other| other.is_before(submission))
+        submission.ordered.is_some()
+            && self.prefetching.iter().chain(&self.parked).any(|other| other.is_before(submission))
     }
 
     /// Whether one has been taken back while accounts were fetched for this one.

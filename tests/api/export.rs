@@ -40,7 +40,9 @@ async fn the_journal_has_every_leg_in_order_in_every_format() {
     assert_eq!(rows[9]["idempotency_key"], "k4");
 
     let csv = client.get("/export/journal").await.is(200);
-    assert!(csv.text.starts_with("position,transaction_id,type,leg,account,side,amount,asset,balance_after,reference,"));
+    assert!(
+        csv.text.starts_with("position,transaction_id,type,leg,account,side,amount,asset,balance_after,reference,")
+    );
     assert!(csv.text.contains(",\"'=HYPERLINK(\"\"x\"\"),\n\","), "no formula: {}", csv.text);
     assert_eq!(csv.text.matches("\r\n").count(), 21);
     let disposition = csv.header("content-disposition").unwrap();
@@ -63,7 +65,8 @@ async fn parquet_is_read_back_as_it_was() {
     assert_eq!((schema.column(6).name(), schema.column(6).type_precision()), ("amount", 38));
     let mut read = Vec::new();
     for row in reader.get_row_iter(None).unwrap() {
-        let fields = row.unwrap().get_column_iter().map(|(name, field)| {
+        let row = row.unwrap();
+        let fields = row.get_column_iter().map(|(name, field)| {
             let value = match field {
                 Field::Null => Value::Null,
                 Field::Str(text) if name == "metadata" => serde_json::from_str(text).unwrap(),

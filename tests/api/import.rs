@@ -113,7 +113,8 @@ async fn a_line_that_is_refused_is_told_with_its_number_and_the_others_are_recor
         payment("alice", "bob", 100_000).to_string(),
         String::new(),
         json!({"type": "account", "code": "bob", "asset": "USD"}).to_string(),
-        json!({"type": "opening_balance", "account": "nobody", "equity": "bank", "amount": 1, "asset": "EUR"}).to_string(),
+        json!({"type": "opening_balance", "account": "nobody", "equity": "bank", "amount": 1, "asset": "EUR"})
+            .to_string(),
         json!({"from": "alice", "to": "bob", "amount": "1", "asset": "EUR", "effective_at": "2999-01-01"}).to_string(),
         json!({"from": "alice", "to": "bob", "amount": "1", "asset": "EUR", "key": "funding"}).to_string(),
         json!({"from": "alice", "to": "bob", "amount": "3", "asset": "EUR", "key": "twice"}).to_string(),
@@ -298,7 +299,8 @@ async fn a_file_makes_the_books_that_its_lines_make_one_by_one() {
             *seen.entry(code).or_default() += 1;
         }
     }
-    for code in ["insufficient_funds", "idempotency_key_reused", "account_not_found", "same_account", "asset_mismatch"] {
+    for code in ["insufficient_funds", "idempotency_key_reused", "account_not_found", "same_account", "asset_mismatch"]
+    {
         assert!(seen.contains_key(code), "the files say nothing about {code}: {seen:?}");
     }
 }
@@ -307,7 +309,13 @@ async fn a_file_makes_the_books_that_its_lines_make_one_by_one() {
 pub async fn balances(client: &Client) -> Vec<Value> {
     let accounts = client.get("/accounts?limit=1000").await.is(200);
     let of = |account: &Value| {
-        json!([account["code"], account["asset"], account["min_balance"], account["balance"]["debits_posted"], account["balance"]["credits_posted"]])
+        json!([
+            account["code"],
+            account["asset"],
+            account["min_balance"],
+            account["balance"]["debits_posted"],
+            account["balance"]["credits_posted"]
+        ])
     };
     accounts.data().iter().map(of).collect()
 }

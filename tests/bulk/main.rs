@@ -20,12 +20,17 @@ const ACCOUNTS: u64 = 50;
 fn write_file(path: &Path) {
     let mut text = String::new();
     for account in 0..ACCOUNTS {
-        text.push_str(&format!("{{\"type\":\"account\",\"code\":\"w:{account}\",\"asset\":\"EUR\",\"min_balance\":null}}\n"));
+        text.push_str(&format!(
+            "{{\"type\":\"account\",\"code\":\"w:{account}\",\"asset\":\"EUR\",\"min_balance\":null}}\n"
+        ));
     }
     for n in 0..PAYMENTS {
         let (from, to) = (n % ACCOUNTS, (n * 7 + 1) % ACCOUNTS);
         let to = if n % REFUSED_EVERY == 0 { "nobody".to_owned() } else { format!("w:{to}") };
-        text.push_str(&format!("{{\"from\":\"w:{from}\",\"to\":\"{to}\",\"amount\":\"{}\",\"asset\":\"EUR\"}}\n", n % 97 + 1));
+        text.push_str(&format!(
+            "{{\"from\":\"w:{from}\",\"to\":\"{to}\",\"amount\":\"{}\",\"asset\":\"EUR\"}}\n",
+            n % 97 + 1
+        ));
     }
     std::fs::write(path, text).unwrap();
 }
@@ -148,11 +153,8 @@ async fn an_import_of_which_everything_is_killed_once_is_as_if_nothing_had_been(
     assert_eq!(posted(&url, "main").await, expected);
     assert_eq!(reasons(&report), reasons(&calm));
     assert!(server.terminate().await.success());
-    let verified = Command::new(env!("CARGO_BIN_EXE_steelyard"))
-        .args(["verify", "--database-url", &url])
-        .output()
-        .await
-        .unwrap();
+    let verified =
+        Command::new(env!("CARGO_BIN_EXE_steelyard")).args(["verify", "--database-url", &url]).output().await.unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
 

@@ -390,11 +390,12 @@ impl Import {
     fn save(&mut self) -> anyhow::Result<()> {
         self.saved_at = Instant::now();
         let bytes = self.report.flush()?;
+        self.state.save(&self.done, bytes)?;
         if self.output.is_json() {
             // For a program that watches; one line, as it is now.
             self.output.note(&serde_json::json!({"progress": self.done, "total_bytes": self.bar.length()}).to_string());
         }
-        self.state.save(&self.done, bytes)
+        Ok(())
     }
 
     fn print(&self, summary: &Summary<'_>, output: &Output) -> anyhow::Result<()> {
@@ -410,7 +411,9 @@ impl Import {
         ))?;
         match summary.report {
             Some(path) if refused > 0 => self.output.note(&format!("the refused lines are in {}", path.display())),
-            None if refused > 0 => self.output.note("with --report FILE the refused lines are kept, with their reasons"),
+            None if refused > 0 => {
+                self.output.note("with --report FILE the refused lines are kept, with their reasons")
+            }
             _ => {}
         }
         Ok(())

@@ -39,8 +39,7 @@ impl Report {
         };
         let format = Format::of(path).context("a report is .ndjson or .csv")?;
         let cannot = || format!("cannot write {}", path.display());
-        let mut file =
-            OpenOptions::new().create(true).write(true).truncate(false).open(path).with_context(cannot)?;
+        let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(path).with_context(cannot)?;
         if file.metadata().with_context(cannot)?.len() < bytes {
             bail!("{} is shorter than when the import was interrupted; remove {0}.state to begin anew", path.display());
         }
@@ -98,7 +97,11 @@ fn csv_line(refused: &Refused) -> anyhow::Result<Vec<u8>> {
     if let Some([_, _, ..]) = problem["errors"].as_array().map(Vec::as_slice) {
         let errors = problem["errors"].as_array().into_iter().flatten();
         let errors = errors.map(|error| {
-            format!("{}: {}", error["pointer"].as_str().unwrap_or_default(), error["detail"].as_str().unwrap_or_default())
+            format!(
+                "{}: {}",
+                error["pointer"].as_str().unwrap_or_default(),
+                error["detail"].as_str().unwrap_or_default()
+            )
         });
         detail = errors.collect::<Vec<_>>().join("; ");
     }
@@ -117,10 +120,12 @@ mod tests {
     fn a_report_goes_on_where_it_was_good() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("refused.csv");
-        let line = |line| Refused {
+        let line = |line| {
+            Refused {
             line,
             key: Some("=k".to_owned()),
             problem: serde_json::from_str(r#"{"code":"validation_failed","detail":"2 fields are invalid","errors":[{"pointer":"/a","detail":"x, y"},{"pointer":"/b","detail":"z"}]}"#).unwrap(),
+        }
         };
         let mut report = Report::open(Some(&path), 0).unwrap();
         report.write([line(3)].into_iter()).unwrap();

@@ -153,9 +153,7 @@ fn field(column: &Column) -> Result<TypePtr, ParquetError> {
         Kind::Json => (Physical::BYTE_ARRAY, Some(LogicalType::Json)),
         Kind::Integer => (Physical::INT64, None),
         Kind::Time => (Physical::INT64, Some(LogicalType::timestamp(true, TimeUnit::MICROS))),
-        Kind::Amount => {
-            (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::decimal(0, AMOUNT_DIGITS_MAX as i32)))
-        }
+        Kind::Amount => (Physical::FIXED_LEN_BYTE_ARRAY, Some(LogicalType::decimal(0, AMOUNT_DIGITS_MAX as i32))),
     };
     let mut builder = Type::primitive_type_builder(column.name, physical)
         .with_repetition(if column.nullable { Repetition::OPTIONAL } else { Repetition::REQUIRED })

@@ -1,7 +1,7 @@
 //! Rows of a table, in one of three formats.
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Deserialize;
 
 use super::super::import::csv;

@@ -15,7 +15,10 @@ pub enum Broken {
     /// A quote within a field that does not begin with one, or text behind the closing quote.
     Quotes,
     /// It has another number of fields than the header.
-    Fields { found: usize, expected: usize },
+    Fields {
+        found: usize,
+        expected: usize,
+    },
 }
 
 impl fmt::Display for Broken {
@@ -110,9 +113,11 @@ mod tests {
     fn check(record: &str, expected: Result<&[&str], Broken>) {
         let mut found = Vec::new();
         let count = fields(record.as_bytes(), |_, field| found.push(field.into_owned()));
-        assert_eq!(count.map(|count| (count, found)), expected.map(|fields| {
-            (fields.len(), fields.iter().map(|field| (*field).to_owned()).collect())
-        }), "{record}");
+        assert_eq!(
+            count.map(|count| (count, found)),
+            expected.map(|fields| { (fields.len(), fields.iter().map(|field| (*field).to_owned()).collect()) }),
+            "{record}"
+        );
     }
 
     #[test]

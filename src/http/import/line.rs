@@ -399,8 +399,7 @@ impl<'a> Line<'a> {
             description: self.description.map(|text| text.0),
             metadata: self.metadata,
         };
-        let mut request =
-            payments::transaction(input).map_err(|errors| kind.pointing(Problem::validation(errors)))?;
+        let mut request = payments::transaction(input).map_err(|errors| kind.pointing(Problem::validation(errors)))?;
         request.effective_at = effective_at;
         let key = idempotency::key(key, Route::ImportLine, [&request]);
         Ok((kind, Item { command: Command::Transact(request), key: Some(key) }))
@@ -427,7 +426,9 @@ impl Kind {
 fn effective_at(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, &'static str> {
     let time = match DateTime::parse_from_rfc3339(text) {
         Ok(time) => time.with_timezone(&Utc),
-        Err(_) => text.parse::<NaiveDate>().map_err(|_| "expected a time such as 2026-01-31T12:00:00Z, or a date")?
+        Err(_) => text
+            .parse::<NaiveDate>()
+            .map_err(|_| "expected a time such as 2026-01-31T12:00:00Z, or a date")?
             .and_time(NaiveTime::MIN)
             .and_utc(),
     };

@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_break_between_quotes_belongs_to_the_record() {
-        check(true, "a,\"b\nc\"\"\n\"\nd\n", &[(1, 12, Some("a,\"b\nc\"\"\n\"")), (4, 14, Some("d"))]);
+        check(true, "a,\"b\nc\"\"\n\"\nd\n", &[(1, 11, Some("a,\"b\nc\"\"\n\"")), (4, 13, Some("d"))]);
     }
 
     #[test]

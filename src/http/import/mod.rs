@@ -576,9 +576,7 @@ impl Import {
                 What::Submitted(kind) => *kind,
             };
             let (event, replayed) = match outcomes.next().ok_or_else(no_outcome)? {
-                Outcome::Recorded { index, .. } => {
-                    (Ok(answer.batch.events.get(*index).ok_or_else(no_outcome)?), false)
-                }
+                Outcome::Recorded { index, .. } => (Ok(answer.batch.events.get(*index).ok_or_else(no_outcome)?), false),
                 Outcome::KeyUsed => {
                     let made = known.made_by(used.next().ok_or_else(no_outcome)?);
                     (made.map(|made| made.first()).and_then(|first| first.ok_or_else(no_outcome)), true)

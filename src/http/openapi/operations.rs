@@ -97,11 +97,8 @@ const fn json_answer(
     Answer { status, description, schema, content_type: "application/json", headers }
 }
 
-const EXPORTED: [Answer; 3] = [
-    file_answer("text/csv"),
-    file_answer("application/x-ndjson"),
-    file_answer("application/vnd.apache.parquet"),
-];
+const EXPORTED: [Answer; 3] =
+    [file_answer("text/csv"), file_answer("application/x-ndjson"), file_answer("application/vnd.apache.parquet")];
 
 const fn file_answer(content_type: &'static str) -> Answer {
     let description = "The file, as of one position. What goes wrong on the way breaks the connection off.";

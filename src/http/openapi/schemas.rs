@@ -213,7 +213,10 @@ fn bulk() -> Value {
         "position": described(count(), "The last position of the log that this reflects."),
     });
     let mut summary = counts.clone();
-    summary["done"] = described(json!({"type": "boolean"}), "`true` when the whole body was read and every line is done; `false` when the import stopped behind the last line.");
+    summary["done"] = described(
+        json!({"type": "boolean"}),
+        "`true` when the whole body was read and every line is done; `false` when the import stopped behind the last line.",
+    );
     let mut stopped = summary.clone();
     stopped["problem"] = reference("Problem");
     let notes = json!({
