@@ -499,10 +499,16 @@ impl Import {
         // Through another worker chunks might overtake each other on their way.
         let chunks_max = if *self.ledger.serving.borrow() { CHUNKS_MAX } else { 1 };
         now >= self.not_before
+            && !self.is_to_stop()
             && self.flights.len() < chunks_max
             && (self.flights.is_empty() || self.deadline - now > CHUNKS_DEADLINE - CHUNKS_JOIN)
             && self.ledger.handle.depth() <= QUEUE_ITEMS_SHARE
             && self.ledger.lag() <= LAG_EVENTS_SHARE
+    }
+
+    /// The worker stops: what is under way is finished, and nothing more is begun.
+    fn is_to_stop(&self) -> bool {
+        self.app.worker.status() == Status::Draining
     }
 
     /// Puts a chunk into the queue; gives it back when the queue does not take it.
@@ -617,7 +623,7 @@ impl Import {
         if self.ended {
             return;
         }
-        if self.app.worker.status() == Status::Draining && self.flights.is_empty() {
+        if self.is_to_stop() && self.flights.is_empty() {
             let detail = "this worker stops; send the rest again, it goes to another one";
             return self.stop(&Problem::new(Code::Unavailable, detail));
         }
