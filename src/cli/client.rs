@@ -26,6 +26,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same for a text that comes in pieces, such as a statement of ten million lines.
 const TEXT_TIMEOUT: Duration = Duration::from_secs(3_600);
+/// How long an import or an export may take: whoever reads it watches that it moves.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// How often one request is sent at most.
 const ATTEMPTS_MAX: u32 = 5;
@@ -319,6 +321,52 @@ impl Client {
         }
     }
 
+    /// An import whose body is still to come; the answer's body comes meanwhile.
+    pub async fn import(
+        &self,
+        query: &[(&str, String)],
+        content_type: &'static str,
+        body: reqwest::Body,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut url = self.ledger_url(&["import"]);
+        url.query_pairs_mut().extend_pairs(query);
+        let request = self.http.post(url).header(CONTENT_TYPE, HeaderValue::from_static(content_type)).body(body);
+        self.open(request).await
+    }
+
+    /// An export, whose body is still to be read.
+    pub async fn export(&self, what: &str, query: &[(&str, String)]) -> Result<reqwest::Response, ClientError> {
+        let mut url = self.ledger_url(&["export", what]);
+        url.query_pairs_mut().extend_pairs(query);
+        self.open(self.http.get(url)).await
+    }
+
+    /// More of an answer's body; `None` at its end.
+    pub async fn more(&self, response: &mut reqwest::Response) -> Result<Option<bytes::Bytes>, ClientError> {
+        response.chunk().await.map_err(|error| self.transport_error(error))
+    }
+
+    /// An answer of which nothing came for too long.
+    pub fn silent(&self) -> ClientError {
+        ClientError::TimedOut { url: self.base.clone() }
+    }
+
+    /// An answer that ended before it was over.
+    pub fn cut_off(&self) -> ClientError {
+        ClientError::Lost { url: self.base.clone(), reason: "the answer ended early".to_owned() }
+    }
+
+    async fn open(&self, request: RequestBuilder) -> Result<reqwest::Response, ClientError> {
+        let response = request.timeout(STREAM_TIMEOUT).send().await.map_err(|error| self.transport_error(error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let retry_after = retry_after(&response);
+        let body = response.bytes().await.map_err(|error| self.transport_error(error))?;
+        Err(ClientError::from_answer(&self.base, status, &body, retry_after))
+    }
+
     /// The same, whole and as it came.
     pub async fn cluster_state(&self) -> Result<Value, ClientError> {
         Ok(self.send(self.http.get(self.root_url(&["v1", "cluster"]))).await?.body)
@@ -355,11 +403,7 @@ impl Client {
         let response = request.send().await.map_err(|error| self.transport_error(error))?;
         let status = response.status();
         let replayed = response.headers().get("idempotent-replayed").is_some_and(|value| value == "true");
-        let retry_after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
+        let retry_after = retry_after(&response);
         let body = response.bytes().await.map_err(|error| self.transport_error(error))?;
         if !status.is_success() {
             return Err(ClientError::from_answer(&self.base, status, &body, retry_after));
@@ -383,6 +427,11 @@ impl Client {
     }
 }
 
+fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 /// What came of sending one request until it was answered.
 struct Attempts<T> {
     last: Result<Answer<T>, ClientError>,
@@ -402,7 +451,7 @@ fn json_bytes(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// The pause after attempt number `attempt`, counted from 1.
-fn backoff(attempt: u32, retry_after: Option<Duration>) -> Duration {
+pub(super) fn backoff(attempt: u32, retry_after: Option<Duration>) -> Duration {
     let doubled = BACKOFF_FIRST.saturating_mul(1 << (attempt - 1).min(16));
     retry_after.unwrap_or(Duration::ZERO).max(doubled).min(BACKOFF_MAX)
 }
@@ -476,6 +525,11 @@ impl ClientError {
         }
     }
 
+    /// The body came too slowly: 408.
+    pub fn is_timeout(&self) -> bool {
+        self.status() == Some(408)
+    }
+
     /// Whether the server may have acted on the request. Unavailable (503) means that nothing was recorded.
     fn may_have_been_recorded(&self) -> bool {
         match self {
@@ -487,7 +541,7 @@ impl ClientError {
         }
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             ClientError::Problem(problem) => problem.retry_after,
             _ => None,

@@ -1,7 +1,7 @@
 //! The command line: one file per sub-command.
 //!
 //! `serve` runs the service; `keys`, `migrate`, `verify`, `rebuild` and `psql` work on its database.
-//! `account`, `pay`, `cluster` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
+//! `account`, `pay`, `import`, `export`, `cluster` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
 //! what PostgreSQL itself can write.
 //! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
 //! Hints and progress go to standard error, so standard output can always be piped.
@@ -12,6 +12,8 @@ pub mod bench;
 pub mod client;
 pub mod cluster;
 pub mod database;
+pub mod export;
+pub mod import;
 pub mod keys;
 pub mod migrate;
 pub mod output;
@@ -32,6 +34,9 @@ use output::Output;
 /// The command did not succeed; standard error says why.
 const EXIT_FAILED: u8 = 1;
 
+/// An import is done, and lines of it were refused; the report says which and why.
+const EXIT_LINES_REFUSED: u8 = 3;
+
 /// The service is unavailable or the outcome is unknown: the same command, with the same idempotency key, may be run
 /// again. The number is `EX_TEMPFAIL` of BSD's `sysexits.h`.
 const EXIT_TRY_AGAIN: u8 = 75;
@@ -42,9 +47,10 @@ Examples:
   steelyard account open wallet:alice --asset EUR
   steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR
   steelyard account statement wallet:bob --limit 20
+  steelyard import payments.csv --report refused.csv
   steelyard bench --connections 256 --duration 20
 
-Exit status: 0 done, 1 refused or failed, 2 wrong usage,
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 imported but for lines that were refused,
 75 unavailable or outcome unknown (run it again, with the same idempotency key).";
 
 /// An event-sourced payments ledger on PostgreSQL.
@@ -78,6 +84,10 @@ pub enum Command {
     Account(account::AccountArgs),
     /// Make one payment.
     Pay(pay::PayArgs),
+    /// Record a file of accounts, payments and opening balances, each line exactly once.
+    Import(import::ImportArgs),
+    /// Write the journal, a statement or the trial balance to a file.
+    Export(export::ExportArgs),
     /// Show the workers, what each holds, what moves, what nobody holds, and how far the projections are.
     Cluster(cluster::ClusterArgs),
     /// Measure payments per second, latency and lag, and compare with what PostgreSQL itself can write.
@@ -96,6 +106,8 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Psql(args) => psql::run(args, &output).await,
         Command::Account(args) => account::run(args, &output).await,
         Command::Pay(args) => pay::run(args, &output).await,
+        Command::Import(args) => import::run(args, &output).await,
+        Command::Export(args) => export::run(args, &output).await,
         Command::Cluster(args) => cluster::run(args, &output).await,
         Command::Bench(args) => bench::run(args, &output).await,
     }

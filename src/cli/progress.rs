@@ -27,3 +27,25 @@ pub fn moving(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync + '_ {
         bar.set_position(done);
     }
 }
+
+/// A bar that counts the bytes of a file, of a length if that is known, and says more in words.
+pub fn import(bytes: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(bytes, ProgressDrawTarget::stderr_with_hz(DRAW_HZ));
+    let template = "import {wide_bar} {bytes}/{total_bytes}  {msg}  {bytes_per_sec}  {eta} left";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}
+
+/// A bar that counts the bytes of what nobody knows the length of.
+pub fn bytes(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(DRAW_HZ));
+    if let Ok(style) = ProgressStyle::with_template("{prefix} {spinner} {bytes}  {bytes_per_sec}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(what);
+    bar.enable_steady_tick(Duration::from_secs(1));
+    bar
+}

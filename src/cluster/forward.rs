@@ -75,6 +75,8 @@ impl Forwarder {
     pub async fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
         let mut waiting: VecDeque<Submission> = VecDeque::new();
         let mut frames = FuturesUnordered::new();
+        // Frames under way may arrive in any order, so ordered requests go one by one.
+        let mut ordered_under_way = false;
         let mut arrived = Vec::with_capacity(INTAKE_MAX);
         let mut open = true;
         let mut not_before = Instant::now();
@@ -90,9 +92,15 @@ impl Forwarder {
                     let route = self.routes.borrow_and_update().get(&self.ledger_id).cloned();
                     while let Some(route) = &route
                         && frames.len() < FRAMES_MAX
-                        && !waiting.is_empty()
                     {
-                        frames.push(self.send(route.clone(), next_frame(&mut waiting)));
+                        let frame = next_frame(&mut waiting, ordered_under_way);
+                        if frame.is_empty() {
+                            break;
+                        }
+                        let ordered = frame.iter().any(|submission| submission.ordered.is_some());
+                        ordered_under_way |= ordered;
+                        let sent = self.send(route.clone(), frame);
+                        frames.push(async move { (sent.await, ordered) });
                     }
                 }
             }
@@ -103,7 +111,8 @@ impl Forwarder {
             // A moment, not a pause: whatever else happens meanwhile does not put it off.
             let take_in_at = if frames.len() < FRAMES_MAX { taken_in } else { taken_in + INTAKE_PAUSE };
             tokio::select! {
-                Some(ended) = frames.next(), if !frames.is_empty() => {
+                Some((ended, ordered)) = frames.next(), if !frames.is_empty() => {
+                    ordered_under_way &= !ordered;
                     if let Ended::Failed(submissions) = ended {
                         for submission in submissions.into_iter().rev() {
                             waiting.push_front(submission);
@@ -192,10 +201,15 @@ fn failed(mut submissions: Vec<Submission>, asked: bool) -> Ended {
     Ended::Failed(submissions)
 }
 
-fn next_frame(waiting: &mut VecDeque<Submission>) -> Vec<Submission> {
+/// What goes next: of ordered requests one, and none while one is under way.
+fn next_frame(waiting: &mut VecDeque<Submission>, mut ordered_under_way: bool) -> Vec<Submission> {
     let mut items = 0;
     let mut frame = Vec::new();
     while let Some(submission) = waiting.front() {
+        if submission.ordered.is_some() && ordered_under_way {
+            break;
+        }
+        ordered_under_way |= submission.ordered.is_some();
         let more = submission.work.items();
         if !frame.is_empty() && items + more > FRAME_ITEMS_MAX {
             break;

@@ -68,7 +68,7 @@ pub fn needed(method: &str, path: &str) -> Option<Role> {
     let noun = path.strip_prefix("/v1/ledgers/{ledger}/").and_then(|rest| rest.split('/').next());
     Some(match (method, noun) {
         ("get", _) if path.starts_with("/v1/") => Role::Read,
-        (_, Some("payments" | "accounts" | "transactions")) => Role::Submit,
+        (_, Some("payments" | "accounts" | "transactions" | "import")) => Role::Submit,
         _ => Role::Admin,
     })
 }
@@ -169,7 +169,15 @@ async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Resp
     }
 }
 
+/// In the extensions of an answer that goes on for as long as its client likes, and of
+/// which the client can tell that it was cut off: it ends with its key.
+#[derive(Clone, Copy, Debug)]
+pub struct EndsWithItsKey;
+
 fn is_endless(response: &Response) -> bool {
+    if response.extensions().get::<EndsWithItsKey>().is_some() {
+        return true;
+    }
     let content_type = response.headers().get(header::CONTENT_TYPE);
     content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"text/event-stream"))
 }
@@ -480,6 +488,8 @@ mod tests {
             ("get", "/v1/cluster", Some(Role::Read)),
             ("get", "/v1/ledgers/{ledger}/anything", Some(Role::Read)),
             ("post", "/v1/ledgers/{ledger}/payments/batch", Some(Role::Submit)),
+            ("post", "/v1/ledgers/{ledger}/import", Some(Role::Submit)),
+            ("get", "/v1/ledgers/{ledger}/export/journal", Some(Role::Read)),
             ("post", "/v1/ledgers/{ledger}/transactions/{id}/reverse", Some(Role::Submit)),
             ("put", "/v1/ledgers/{ledger}", Some(Role::Admin)),
             ("put", "/v1/ledgers/{ledger}/assets/{code}", Some(Role::Admin)),

@@ -23,6 +23,7 @@ pub enum Route {
     Payment,
     BatchItem,
     AtomicBatch,
+    ImportLine,
 }
 
 impl Route {
@@ -31,6 +32,7 @@ impl Route {
             Self::Payment => b"POST payments",
             Self::BatchItem => b"POST payments/batch item",
             Self::AtomicBatch => b"POST payments/batch atomic",
+            Self::ImportLine => b"POST import line",
         }
     }
 }
@@ -70,6 +72,10 @@ pub fn key<'a>(text: &str, route: Route, requests: impl IntoIterator<Item = &'a 
         }
         for text in [&request.reference, &request.description, &request.metadata] {
             add(&mut meaning, text.as_deref().map(str::as_bytes));
+        }
+        // Of those alone that state it, so that the rest has the fingerprint that it had in the first release.
+        if let Some(effective_at) = request.effective_at {
+            add(&mut meaning, Some(&effective_at.timestamp_micros().to_be_bytes()));
         }
     }
     Key { text: Arc::from(text), hash: keys::hash(text), fingerprint: keys::first_half(meaning.finalize().into()) }

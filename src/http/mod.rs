@@ -6,8 +6,10 @@
 
 pub mod access;
 pub mod body;
+pub mod export;
 mod filters;
 pub mod idempotency;
+pub mod import;
 pub mod moment;
 pub mod observe;
 pub mod openapi;

@@ -10,7 +10,7 @@ use axum::routing::{self, MethodRouter};
 
 use super::problem::{Code, Problem};
 use super::routes::{accounts, balances, events, ledgers, operations, payments, statements, transactions};
-use super::{SharedApp, access, observe, openapi};
+use super::{SharedApp, access, export, import, observe, openapi};
 
 /// What operators may have on a listener of its own, beyond the reach of clients.
 const OPERATIONS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
@@ -67,6 +67,10 @@ pub fn routes() -> Vec<Route> {
         get("/v1/ledgers/{ledger}/trial-balance", balances::trial),
         post("/v1/ledgers/{ledger}/payments", payments::pay),
         post("/v1/ledgers/{ledger}/payments/batch", payments::pay_batch),
+        post("/v1/ledgers/{ledger}/import", import::import),
+        get("/v1/ledgers/{ledger}/export/journal", export::journal),
+        get("/v1/ledgers/{ledger}/export/statement", export::statement),
+        get("/v1/ledgers/{ledger}/export/trial-balance", export::trial_balance),
         get("/v1/ledgers/{ledger}/transactions", transactions::list),
         get("/v1/ledgers/{ledger}/transactions/{id}", transactions::show),
         get("/v1/ledgers/{ledger}/events", events::list),

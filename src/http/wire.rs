@@ -149,7 +149,7 @@ pub struct AccountInput<'a> {
 }
 
 /// Tells a null that is there from a field that is not.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<AmountInput>>, D::Error> {
+pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<AmountInput>>, D::Error> {
     Option::<AmountInput>::deserialize(deserializer).map(Some)
 }
 

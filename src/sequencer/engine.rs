@@ -282,7 +282,8 @@ impl Engine {
     fn take_in_backlog(&mut self) -> Result<(), ExitReason> {
         while self.open_has_room() {
             let Some(submission) = self.backlog.pop_front() else { break };
-            if !submission.prefetched && self.needs_prefetch(&submission.work) {
+            let waits = || self.needs_prefetch(&submission.work) || self.would_overtake_fetched(&submission);
+            if !submission.prefetched && waits() {
                 self.parked.push(submission);
             } else {
                 self.decide(submission)?;
@@ -312,6 +313,17 @@ impl Engine {
             Work::ReadHead => false,
         };
         accounts || (self.looks_keys_up() && keys(work).any(|key| !self.keys.contains(&key.hash)))
+    }
+
+    /// Whether an ordered request that is before this one waits for what is fetched.
+    fn would_overtake_fetched(&self, submission: &Submission) -> bool {
+        submission.ordered.is_some()
+            && self.prefetching.iter().chain(&self.parked).any(|other| other.is_before(submission))
+    }
+
+    /// Whether one has been taken back while accounts were fetched for this one.
+    fn would_overtake_waiting(&self, submission: &Submission) -> bool {
+        submission.ordered.is_some() && self.backlog.iter().chain(&self.parked).any(|other| other.is_before(submission))
     }
 
     fn looks_keys_up(&self) -> bool {
@@ -377,6 +389,11 @@ impl Engine {
         // Decided at once, so that nothing that was fetched can be evicted
         // before. They were first: they go before the backlog.
         for mut submission in std::mem::take(&mut self.prefetching) {
+            if self.would_overtake_waiting(&submission) {
+                let behind = self.backlog.iter().position(|other| submission.is_before(other));
+                self.backlog.insert(behind.unwrap_or(self.backlog.len()), submission);
+                continue;
+            }
             submission.prefetched = true;
             self.decide(submission)?;
         }
@@ -669,12 +686,24 @@ impl Engine {
         });
         let decided = in_flight.into_iter().flat_map(|follower| follower.pending).chain(self.open.pending);
         let decided = decided.map(|pending| pending.submission);
-        let waiting = decided.chain(self.prefetching).chain(self.parked).chain(self.backlog).collect();
+        let waiting = in_order(decided.chain(self.prefetching).chain(self.parked).chain(self.backlog).collect());
         if let Some(prefetch) = self.prefetch {
             prefetch.abort();
         }
         Exit { reason, unknown, waiting }
     }
+}
+
+/// The same requests, of which the ordered ones are in their order: what was taken back
+/// last is not always what came last.
+fn in_order(waiting: VecDeque<Submission>) -> VecDeque<Submission> {
+    if waiting.iter().filter_map(|submission| submission.ordered).is_sorted() {
+        return waiting;
+    }
+    let (mut ordered, others): (Vec<_>, Vec<_>) =
+        waiting.into_iter().partition(|submission| submission.ordered.is_some());
+    ordered.sort_by_key(|submission| submission.ordered);
+    ordered.into_iter().chain(others).collect()
 }
 
 /// Name of the unique index that has the last word on keys.

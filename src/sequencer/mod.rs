@@ -13,7 +13,7 @@ pub mod service;
 pub mod tail;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -141,10 +141,18 @@ pub struct Submission {
     forwarded: bool,
     /// It was sent to another worker whose answer never came: it may have been recorded.
     pub asked: bool,
+    /// Of a request that is not decided before those with lower numbers, whatever
+    /// has to be fetched for them. Those without overtake each other.
+    pub ordered: Option<u64>,
     _ticket: Ticket,
 }
 
 impl Submission {
+    /// Whether it is an ordered one that must be decided before another ordered one.
+    fn is_before(&self, other: &Self) -> bool {
+        matches!((self.ordered, other.ordered), (Some(first), Some(second)) if first < second)
+    }
+
     /// The client may have gone away; that changes nothing.
     pub fn answer(self, answer: Result<Answer, Unavailable>) {
         _ = self.reply.send(answer);
@@ -169,12 +177,14 @@ impl Drop for Ticket {
 pub struct Handle {
     queue: mpsc::Sender<Submission>,
     depth: Arc<AtomicUsize>,
+    /// Ordered requests so far.
+    ordered: Arc<AtomicU64>,
 }
 
 impl Handle {
     pub fn new() -> (Self, mpsc::Receiver<Submission>) {
         let (queue, submissions) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        (Self { queue, depth: Arc::default() }, submissions)
+        (Self { queue, depth: Arc::default(), ordered: Arc::default() }, submissions)
     }
 
     /// Items waiting for an answer.
@@ -193,7 +203,19 @@ impl Handle {
     /// [`Unavailable::Overloaded`] at once when the queue is full, and the
     /// others as they say.
     pub async fn submit(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
-        self.enqueue(work, deadline, false).await
+        self.enqueue(work, deadline, false, None).await
+    }
+
+    /// The same for one part of a work that is submitted part by part: it is
+    /// decided after all that were submitted so before it. It is in the queue, or
+    /// refused, once the future has been polled. Parts that are under way together
+    /// should have one deadline, or one could miss it and the next be decided.
+    ///
+    /// # Errors
+    /// Those of [`Self::submit`].
+    pub async fn submit_in_order(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
+        let number = self.ordered.fetch_add(1, Ordering::Relaxed);
+        self.enqueue(work, deadline, false, Some(number)).await
     }
 
     /// The same for a request from another worker. [`Unavailable::Standby`] when
@@ -202,7 +224,7 @@ impl Handle {
     /// # Errors
     /// Those of [`Self::submit`].
     pub async fn submit_forwarded(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
-        self.enqueue(work, deadline, true).await
+        self.enqueue(work, deadline, true, None).await
     }
 
     /// Puts a request back that was to be forwarded, now that this worker
@@ -213,7 +235,13 @@ impl Handle {
         }
     }
 
-    async fn enqueue(&self, work: Work, deadline: Instant, forwarded: bool) -> Result<Answer, Unavailable> {
+    async fn enqueue(
+        &self,
+        work: Work,
+        deadline: Instant,
+        forwarded: bool,
+        ordered: Option<u64>,
+    ) -> Result<Answer, Unavailable> {
         let items = work.items();
         let before = self.depth.fetch_add(items, Ordering::Relaxed);
         let ticket = Ticket { depth: Arc::clone(&self.depth), items };
@@ -222,7 +250,7 @@ impl Handle {
         }
         let (reply, answer) = oneshot::channel();
         let submission =
-            Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, _ticket: ticket };
+            Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, ordered, _ticket: ticket };
         self.queue.try_send(submission).map_err(|_| Unavailable::Overloaded)?;
         answer.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
     }

@@ -11,6 +11,7 @@ pub mod connect;
 pub mod connection;
 pub mod error;
 pub mod events;
+pub mod exports;
 pub mod jsonb;
 pub mod keys;
 pub mod ledgers;

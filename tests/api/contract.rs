@@ -34,7 +34,7 @@ impl Contract {
             media.get(essence).unwrap_or_else(|| panic!("content type {content_type} is not described: {what}"));
         if is_head {
             assert!(body.is_empty(), "HEAD has no body: {what}");
-        } else if essence.ends_with("json") {
+        } else if essence.ends_with("/json") || essence.ends_with("+json") {
             let value = serde_json::from_slice(body).unwrap_or_else(|error| panic!("{error}: {what}"));
             self.check_value(&media["schema"], &value, &what);
             check_wording(&value, &what);

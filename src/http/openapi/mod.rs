@@ -79,7 +79,7 @@ reflects, on problems too where the ledger had a say in it. Without a sequencer 
 `unavailable` after two seconds.
 
 **API keys** are sent as `Authorization: Bearer` and the key. A key has a role: `read` looks at everything below \
-`/v1`, `submit` also pays and opens accounts, `admin` also creates ledgers and defines assets; and it may be good for one \
+`/v1`, `submit` also pays, opens accounts and imports, `admin` also creates ledgers and defines assets; and it may be good for one \
 ledger only, with nothing beyond that ledger's paths. A server that only its own machine reaches asks for none until the first \
 one is made.
 
@@ -180,7 +180,7 @@ fn describe(operation: &Operation) -> Value {
     if let Some(schema) = operation.body {
         value["requestBody"] = json!({
             "required": true,
-            "content": {"application/json": media(schema)},
+            "content": schemas::content_types(schema).iter().map(|name| ((*name).to_owned(), media(schema))).collect::<Map<_, _>>(),
         });
     }
     value
@@ -201,9 +201,11 @@ fn answers(operation: &Operation) -> Value {
     let mut answers: BTreeMap<String, Value> = BTreeMap::new();
     for answer in operation.answers {
         let described = answer_of(answer);
-        let known = answers.entry(answer.status.to_string()).or_insert_with(|| described.clone());
-        // One status may come in several content types.
-        known["content"][answer.content_type] = described["content"][answer.content_type].clone();
+        match answers.get_mut(&answer.status.to_string()) {
+            // The same in another content type.
+            Some(known) => known["content"][answer.content_type] = described["content"][answer.content_type].clone(),
+            None => _ = answers.insert(answer.status.to_string(), described),
+        }
     }
     let mut codes: BTreeMap<u16, Vec<Code>> = BTreeMap::new();
     let guarded = access::needed(operation.method, operation.path).map(|_| &operations::GUARDED);

@@ -45,6 +45,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("Accounts", "Accounts, their balances and their statements."),
     ("Transactions", "What was posted or rejected, found by what is known of it."),
     ("Ledgers", "Books with a log of their own, and their assets. The ledger `main` always exists."),
+    ("Bulk", "Files of many lines, in and out."),
     ("Events", "The log itself."),
     ("Operations", "What operators and load balancers ask."),
     ("Description", "This description."),
@@ -103,6 +104,14 @@ const fn json_answer(
     headers: &'static [&'static str],
 ) -> Answer {
     Answer { status, description, schema, content_type: "application/json", headers }
+}
+
+const EXPORTED: [Answer; 3] =
+    [file_answer("text/csv"), file_answer("application/x-ndjson"), file_answer("application/vnd.apache.parquet")];
+
+const fn file_answer(content_type: &'static str) -> Answer {
+    let description = "The file, as of one position. What goes wrong on the way breaks the connection off.";
+    Answer { status: 200, description, schema: "Text", content_type, headers: AT_POSITION }
 }
 
 const fn text_answer(description: &'static str, content_type: &'static str) -> Answer {
@@ -276,9 +285,9 @@ pub const OPERATIONS: &[Operation] = &[
         parameters: &[
             LEDGER_IN_PATH,
             Parameter::Shared("account-code"),
-            Parameter::Shared("from"),
-            Parameter::Shared("to"),
-            Parameter::Shared("format"),
+            Parameter::Shared("statement-from"),
+            Parameter::Shared("statement-to"),
+            Parameter::Shared("statement-format"),
             CURSOR,
             LIMIT,
             CONSISTENCY,
@@ -379,6 +388,90 @@ pub const OPERATIONS: &[Operation] = &[
         body: None,
         answers: &[json_answer(200, "The transaction.", "Transaction", AT_POSITION)],
         problems: &[ANY, LEDGER, READ, POSITION, &[TransactionNotFound]],
+    },
+    Operation {
+        method: "post",
+        path: "/v1/ledgers/{ledger}/import",
+        id: "import",
+        tag: "Bulk",
+        summary: "Import a file",
+        description: "Accounts, payments and opening balances, a line each (ImportLine), decided in the order of the \
+                      file, of any length. Every payment and opening balance has an idempotency key, of its own or \
+                      made of the import's `id` and the line's number, so the same file may be sent again after any \
+                      failure: nothing is recorded twice. The answer (an ImportRecord on each line) is written while \
+                      the body is read, so read it while you send: progress, the lines that were refused, and as the \
+                      last record the summary with `done`. Without a summary, or with `\"done\": false`, send the \
+                      file again, or what is behind the last acknowledged line with `first_line`. An import waits \
+                      while others need the ledger; 1,000 malformed lines in a row end it.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("import-id"),
+            Parameter::Shared("equity"),
+            Parameter::Shared("first_line"),
+        ],
+        body: Some("ImportFile"),
+        answers: &[Answer {
+            status: 200,
+            description: "Records, as NDJSON.",
+            schema: "Text",
+            content_type: "application/x-ndjson",
+            headers: &[],
+        }],
+        problems: &[ANY, LEDGER, &[MalformedRequest, RequestTimeout, UnsupportedMediaType, ValidationFailed]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/export/journal",
+        id: "exportJournal",
+        tag: "Bulk",
+        summary: "The journal as a file",
+        description: "Every leg of every posted transaction, in the order of the log, with the balance that it left \
+                      behind. In CSV, a text that a spreadsheet would run as a formula has an apostrophe before it. \
+                      In Parquet, amounts are DECIMAL(38,0) and times microseconds in UTC.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("export-format"),
+            Parameter::Shared("from_position"),
+            Parameter::Shared("to_position"),
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &EXPORTED,
+        problems: &[ANY, LEDGER, READ, SEQUENCED],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/export/statement",
+        id: "exportStatement",
+        tag: "Bulk",
+        summary: "The statement of an account as a file",
+        description: "Every entry of the account, with the balance after it, in the formats of the journal.",
+        parameters: &[
+            LEDGER_IN_PATH,
+            Parameter::Shared("statement-account"),
+            Parameter::Shared("export-format"),
+            Parameter::Shared("from_position"),
+            Parameter::Shared("to_position"),
+            CONSISTENCY,
+            MIN_POSITION,
+        ],
+        body: None,
+        answers: &EXPORTED,
+        problems: &[ANY, LEDGER, READ, SEQUENCED, &[AccountNotFound]],
+    },
+    Operation {
+        method: "get",
+        path: "/v1/ledgers/{ledger}/export/trial-balance",
+        id: "exportTrialBalance",
+        tag: "Bulk",
+        summary: "The trial balance as a file",
+        description: "The totals of every account by code, all at the position that each line names: debits and \
+                      credits of an asset are equal.",
+        parameters: &[LEDGER_IN_PATH, Parameter::Shared("export-format"), CONSISTENCY, MIN_POSITION],
+        body: None,
+        answers: &EXPORTED,
+        problems: &[ANY, LEDGER, READ, SEQUENCED],
     },
     Operation {
         method: "get",
@@ -633,17 +726,17 @@ pub fn parameters() -> Value {
             json!({"type": "integer", "minimum": 1, "maximum": 128}),
             "Segments of a code that make a group; without it all accounts are one.",
         ),
-        "from": in_query(
+        "statement-from": in_query(
             "from",
             json!({"type": "string", "format": "date-time"}),
             "The beginning of the period; by default, that of the month in which it ends.",
         ),
-        "to": in_query(
+        "statement-to": in_query(
             "to",
             json!({"type": "string", "format": "date-time"}),
             "The end of the period, not in it; by default now.",
         ),
-        "format": in_query(
+        "statement-format": in_query(
             "format",
             json!({"type": "string", "enum": ["json", "csv", "html"], "default": "json"}),
             "`csv` and `html` have all lines in one answer, and take neither `limit` nor `after`.",
@@ -667,6 +760,22 @@ pub fn parameters() -> Value {
         "max_posted": in_query("max_posted", amount, "Only accounts whose posted balance is at most this."),
         "opened_from": in_query("opened_from", time.clone(), "Only accounts that were opened at this time or later: RFC 3339, or a date, which begins at midnight in UTC."),
         "opened_to": in_query("opened_to", time, "Only accounts that were opened before this time."),
+        "import-id": in_query(
+            "id", json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,200}$"}),
+            "What the keys of lines without one begin with: `<id>:<line number>`. The same for the same file.",
+        ),
+        "equity": in_query("equity", json!({"$ref": "#/components/schemas/AccountCode"}), "The account on the other side of opening balances that name none."),
+        "first_line": in_query(
+            "first_line", json!({"type": "integer", "minimum": 1}),
+            "Number of the first line of the body, behind the header of CSV, where the body is the rest of a file: one more than the last `line` that was acknowledged.",
+        ),
+        "export-format": in_query("format", json!({"type": "string", "enum": ["csv", "ndjson", "parquet"], "default": "csv"}), "What the file is."),
+        "from_position": in_query("from_position", json!({"type": "integer", "minimum": 0}), "Nothing before this position of the log."),
+        "to_position": in_query("to_position", json!({"type": "integer", "minimum": 0}), "Nothing after this position; by default the head of the log."),
+        "statement-account": json!({
+            "name": "account", "in": "query", "required": true, "schema": {"$ref": "#/components/schemas/AccountCode"},
+            "description": "Whose statement it is.",
+        }),
         "order": in_query(
             "order",
             json!({"type": "string", "enum": ["asc", "desc"], "default": "asc"}),

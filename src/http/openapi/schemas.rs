@@ -10,10 +10,18 @@ pub fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
+/// The content types of a request body.
+pub fn content_types(name: &str) -> &'static [&'static str] {
+    match name {
+        "ImportFile" => &["application/x-ndjson", "text/csv"],
+        _ => &["application/json"],
+    }
+}
+
 /// Every schema, by name.
 pub fn all() -> Value {
     let mut schemas = Map::new();
-    for part in [scalars(), requests(), answers(), pages(), events(), operations()] {
+    for part in [scalars(), requests(), bulk(), answers(), pages(), events(), operations()] {
         if let Value::Object(part) = part {
             schemas.extend(part);
         }
@@ -195,6 +203,88 @@ fn requests() -> Value {
             }),
             &["payments"],
         ),
+    })
+}
+
+/// Lines and records: one to a line of a body, so no body is as a whole of one of these, but for the file's.
+fn bulk() -> Value {
+    let counts = json!({
+        "line": described(count(), "Number of the last line that is done: durable, if it was recorded."),
+        "bytes": described(count(), "Bytes of the body up to the end of that line."),
+        "lines": described(count(), "Lines that are done, without empty ones."),
+        "recorded": described(count(), "Lines that were recorded by this request."),
+        "replayed": described(count(), "Lines that had been recorded before."),
+        "refused": described(count(), "Lines that were not done; each has a record."),
+        "position": described(count(), "The last position of the log that this reflects."),
+    });
+    let mut summary = counts.clone();
+    summary["done"] = described(
+        json!({"type": "boolean"}),
+        "`true` when the whole body was read and every line is done; `false` when the import stopped behind the last line.",
+    );
+    let mut stopped = summary.clone();
+    stopped["problem"] = reference("Problem");
+    let notes = json!({
+        "key": described(key(), "The line's idempotency key; by default `<id>:<line number>`."),
+        "effective_at": described(json!({"type": "string"}), "When it counts for the books: RFC 3339, or a date; not in the future."),
+        "reference": {"type": ["string", "null"], "maxLength": 255},
+        "description": {"type": ["string", "null"], "maxLength": 1024},
+        "metadata": nullable(metadata()),
+    });
+    let with_notes = |mut fields: Value| {
+        for (name, schema) in notes.as_object().into_iter().flatten() {
+            fields[name.as_str()] = schema.clone();
+        }
+        fields
+    };
+    json!({
+        "ImportFile": {"type": "string", "description": "NDJSON: an ImportLine on each line. CSV (RFC 4180, UTF-8): a header that names fields of an ImportLine, then a record for each line; an empty field is one that is not there, `none` is a limit of null, metadata is its JSON."},
+        "ImportLine": {"oneOf": [reference("ImportPayment"), reference("ImportAccount"), reference("ImportOpeningBalance")]},
+        "ImportPayment": some_of(
+            with_notes(json!({
+                "type": {"type": "string", "const": "payment"},
+                "from": described(account_code(), "The account that is debited."),
+                "to": described(account_code(), "The account that is credited."),
+                "amount": reference("PositiveAmount"),
+                "asset": short_name(),
+            })),
+            &["from", "to", "amount", "asset"],
+        ),
+        "ImportAccount": some_of(
+            json!({
+                "type": {"type": "string", "const": "account"},
+                "key": described(key(), "Not needed: the code is the natural key."),
+                "code": account_code(),
+                "asset": short_name(),
+                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit"},
+                "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0"},
+                "max_balance": {"$ref": "#/components/schemas/Bound", "default": null},
+                "metadata": nullable(metadata()),
+            }),
+            &["type", "code", "asset"],
+        ),
+        "ImportOpeningBalance": some_of(
+            with_notes(json!({
+                "type": {"type": "string", "const": "opening_balance"},
+                "account": described(account_code(), "Whose balance it is."),
+                "side": described(side(), "The side of the account that it is on; `credit` by default."),
+                "equity": described(account_code(), "The account on the other side; by default that of `?equity=`."),
+                "amount": reference("PositiveAmount"),
+                "asset": short_name(),
+            })),
+            &["type", "account", "amount", "asset"],
+        ),
+        "ImportRecord": {"oneOf": [
+            reference("ImportProgress"), reference("ImportRefusedLine"), reference("ImportSummary"), reference("ImportStopped"),
+        ]},
+        "ImportProgress": object(counts),
+        "ImportRefusedLine": object(json!({
+            "line": position(),
+            "key": {"type": ["string", "null"]},
+            "problem": reference("Problem"),
+        })),
+        "ImportSummary": object(summary),
+        "ImportStopped": object(stopped),
     })
 }
 

@@ -129,7 +129,7 @@ fn shard(app: &App, ledger: &Ledger, code: &AccountCode) -> Shard {
 }
 
 /// The command of a request, or everything that is wrong with it.
-fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
+pub fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> {
     let mut errors = Vec::new();
     let mut wrong = |pointer: &str, detail: String| errors.push(FieldError { pointer: pointer.to_owned(), detail });
     let code = wire::account_code(&input.code).map_err(|detail| wrong("/code", detail)).ok();

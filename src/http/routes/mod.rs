@@ -18,7 +18,7 @@ use crate::ledger::{AccountCode, LedgerName};
 use crate::store;
 
 /// The ledger of a path; one that another worker has just made counts too.
-async fn ledger(app: &App, name: &str) -> Result<Arc<Ledger>, Problem> {
+pub async fn ledger(app: &App, name: &str) -> Result<Arc<Ledger>, Problem> {
     if let Some(ledger) = app.worker.ledgers.get(name) {
         return Ok(ledger);
     }
@@ -31,5 +31,10 @@ async fn ledger(app: &App, name: &str) -> Result<Arc<Ledger>, Problem> {
 
 /// The account code of a path.
 fn account_code(text: &str) -> Result<AccountCode, Problem> {
-    wire::account_code(text).map_err(|detail| Problem::invalid("/path/code", detail))
+    account_code_in(text, "/path/code")
+}
+
+/// The account code of another part of the request.
+pub fn account_code_in(text: &str, pointer: &str) -> Result<AccountCode, Problem> {
+    wire::account_code(text).map_err(|detail| Problem::invalid(pointer, detail))
 }

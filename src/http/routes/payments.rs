@@ -36,7 +36,7 @@ pub const REFERENCE_BYTES_MAX: usize = 255;
 const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// Events that the projections may be behind the log; past it payments are
 /// refused, so that a lag stays bounded whatever the load.
-const LAG_EVENTS_MAX: u64 = 5_000_000;
+pub const LAG_EVENTS_MAX: u64 = 5_000_000;
 
 /// `POST /payments`
 pub async fn pay(
@@ -86,7 +86,8 @@ fn payment(event: &Event, position: Position, replayed: bool) -> Result<Response
     Err(Problem { replayed, ..rejection(event) }.as_of(position))
 }
 
-fn rejection(event: &Event) -> Problem {
+/// The problem that an event stands for, if it declined something.
+pub fn rejection(event: &Event) -> Problem {
     match &event.fact {
         Fact::TransactionRejected(rejected) => {
             Problem::rejected(&rejected.reason, event.transaction_id, event.position)
@@ -100,7 +101,7 @@ fn rejection(event: &Event) -> Problem {
 }
 
 /// What used keys did, by their hash: the fingerprint of the request, and the events.
-struct Known {
+pub struct Known {
     by_key: HashMap<[u8; 16], ([u8; 16], Vec<Event>)>,
     /// As of which this is known.
     position: Position,
@@ -110,13 +111,14 @@ struct Known {
 
 impl Known {
     /// The events that `key` made, if it made them for the same request.
-    fn made_by(&self, key: &Key) -> Result<&[Event], Problem> {
+    pub fn made_by(&self, key: &Key) -> Result<&[Event], Problem> {
         let (fingerprint, made) = self.by_key.get(&key.hash).ok_or_else(no_outcome)?;
         if *fingerprint == key.fingerprint { Ok(made) } else { Err(reused(made.first()).as_of(self.position)) }
     }
 }
 
-async fn known(database: &Database, ledger: &Ledger, keys: &[&Key], position: Position) -> Result<Known, Problem> {
+/// Asks the store what `keys` did; they were used as of `position`.
+pub async fn known(database: &Database, ledger: &Ledger, keys: &[&Key], position: Position) -> Result<Known, Problem> {
     if keys.is_empty() {
         return Ok(Known { by_key: HashMap::new(), position, replays: 0 });
     }
@@ -152,7 +154,7 @@ fn reused(first: Option<&Event>) -> Problem {
 }
 
 /// The transaction of a request, or everything that is wrong with it.
-fn transaction(input: PaymentInput<'_>) -> Result<TransactionRequest, Vec<FieldError>> {
+pub fn transaction(input: PaymentInput<'_>) -> Result<TransactionRequest, Vec<FieldError>> {
     let mut errors = Vec::new();
     let mut wrong = |pointer: &str, detail: String| errors.push(FieldError { pointer: pointer.to_owned(), detail });
     let from = wire::account_code(&input.from).map_err(|detail| wrong("/from", detail)).ok();
