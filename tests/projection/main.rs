@@ -3,6 +3,7 @@
 mod fixture;
 mod rebuild;
 mod recipes;
+mod search_speed;
 mod speed;
 #[path = "../support/mod.rs"]
 mod support;
