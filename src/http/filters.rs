@@ -88,12 +88,11 @@ pub fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Pro
     })
 }
 
+/// A first time and the one before which it ends, either of which may be missing.
+pub type Period = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
 /// From a time on, and before another.
-pub fn period(
-    names: [&str; 2],
-    from: Option<&str>,
-    to: Option<&str>,
-) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>), Problem> {
+pub fn period(names: [&str; 2], from: Option<&str>, to: Option<&str>) -> Result<Period, Problem> {
     let (from, to) = (time(names[0], from)?, time(names[1], to)?);
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         return Err(Problem::invalid(

@@ -213,7 +213,10 @@ impl AccountFilter {
         };
         self.metadata.iter().all(|(key, value)| match &members[key] {
             serde_json::Value::String(text) => text == value,
-            scalar @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => scalar.to_string() == *value,
+            scalar @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                let text = scalar.to_string();
+                text == *value
+            }
             _ => false,
         })
     }

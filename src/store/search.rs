@@ -223,9 +223,9 @@ pub async fn of_log(
 /// Several rows of one position are legs of one transaction.
 fn step(found: &[Found], range: Range, direction: Direction, limit: i64) -> Step {
     let ends = [false, true].map(|rejected| {
-        let of_table = found.iter().filter(|row| row.rejected == rejected);
+        let mut of_table = found.iter().filter(|row| row.rejected == rejected);
         let is_full = of_table.clone().count() as i64 >= limit;
-        of_table.last().filter(|_| is_full).map(|row| row.position)
+        of_table.next_back().filter(|_| is_full).map(|row| row.position)
     });
     let ends = ends.into_iter().flatten();
     let mut positions: Vec<i64> = found.iter().map(|row| row.position).collect();
