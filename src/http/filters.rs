@@ -10,6 +10,7 @@ use url::form_urlencoded;
 
 use super::params::InQuery;
 use super::problem::{FieldError, Problem};
+use super::wording::KNOWN_ARE;
 use crate::ledger::Amount;
 use crate::metadata::{SEARCHABLE_BYTES_MAX, escape};
 
@@ -42,8 +43,18 @@ impl<T: DeserializeOwned> InQueryWithMetadata<T> {
             }
         }
         check(&metadata)?;
-        Ok(Self(InQuery::<T>::parse(&others.finish())?.0, metadata))
+        let InQuery(query) = InQuery::<T>::parse(&others.finish())
+            .map_err(|problem| Problem::validation(problem.errors.into_iter().map(metadata_is_known).collect()))?;
+        Ok(Self(query, metadata))
     }
+}
+
+/// Where known parameters are listed, these are too.
+fn metadata_is_known(mut error: FieldError) -> FieldError {
+    if error.detail.starts_with(KNOWN_ARE) {
+        error.detail.push_str(", metadata[name]");
+    }
+    error
 }
 
 fn check(metadata: &[Pair]) -> Result<(), Problem> {
@@ -77,12 +88,11 @@ pub fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Pro
     })
 }
 
+/// A first time and the one before which it ends, either of which may be missing.
+pub type Period = (Option<DateTime<Utc>>, Option<DateTime<Utc>>);
+
 /// From a time on, and before another.
-pub fn period(
-    names: [&str; 2],
-    from: Option<&str>,
-    to: Option<&str>,
-) -> Result<(Option<DateTime<Utc>>, Option<DateTime<Utc>>), Problem> {
+pub fn period(names: [&str; 2], from: Option<&str>, to: Option<&str>) -> Result<Period, Problem> {
     let (from, to) = (time(names[0], from)?, time(names[1], to)?);
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         return Err(Problem::invalid(

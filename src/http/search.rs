@@ -105,8 +105,7 @@ impl TransactionSearch<'_> {
             }
             let budget = EXAMINED_MAX - examined;
             let step = self.step(&mut walk, rest, step_limit.min(budget), budget).await?;
-            let passed = (rest.upto - rest.above) - (step.rest.upto - step.rest.above);
-            examined += if matches!(walk, Walk::Log) { passed } else { step.positions.len() as i64 };
+            examined += step.rows;
             rest = step.rest;
             step_limit = (step_limit * 2).min(STEP_MAX);
             let mut events = store::events::at_positions(self.pool, self.ledger_id, &step.positions).await?;
@@ -116,15 +115,11 @@ impl TransactionSearch<'_> {
             found.extend(events.iter().filter_map(TransactionOutput::new).filter(|output| self.filter.holds(output)));
             if found.len() as i64 > self.limit {
                 found.truncate(self.limit as usize);
-                return Ok(self.page(found));
+                let last = found.last().map(|last| last.position as i64);
+                return Ok((found, last));
             }
         }
         Ok((found, None))
-    }
-
-    fn page(&self, found: Vec<TransactionOutput>) -> Found {
-        let last = found.last().map(|output| output.position as i64);
-        (found, last)
     }
 
     /// Which walk has the fewest candidates, as far as a short look shows.
@@ -152,7 +147,8 @@ impl TransactionSearch<'_> {
             Walk::Known(known) => {
                 let inside = |position: &i64| range.above < *position && *position <= range.upto;
                 let positions: Vec<i64> = std::iter::from_fn(|| known.pop_front()).filter(inside).collect();
-                Ok(Step { positions, rest: Range { above: range.upto, upto: range.upto } })
+                let rows = positions.len() as i64;
+                Ok(Step { positions, rest: Range { above: range.upto, upto: range.upto }, rows })
             }
             Walk::Reference(reference) => {
                 search::of_reference(pool, ledger_id, reference, outcomes, range, direction, limit).await
@@ -164,7 +160,7 @@ impl TransactionSearch<'_> {
                 search::of_account(pool, (ledger_id, *shard, *id), outcomes, range, direction, limit).await
             }
             Walk::Log => {
-                // The log has every position, so its part of the budget is a range.
+                // The log has every position, so the budget is a range, and what it passes counts.
                 let part = match direction {
                     Direction::Ascending => Range { upto: range.upto.min(range.above.saturating_add(budget)), ..range },
                     Direction::Descending => {
@@ -176,7 +172,8 @@ impl TransactionSearch<'_> {
                     Direction::Ascending => Range { above: step.rest.above, ..range },
                     Direction::Descending => Range { upto: step.rest.upto, ..range },
                 };
-                Ok(Step { rest, ..step })
+                let rows = (range.upto - range.above) - (rest.upto - rest.above);
+                Ok(Step { rest, rows, ..step })
             }
         }
     }
@@ -216,7 +213,10 @@ impl AccountFilter {
         };
         self.metadata.iter().all(|(key, value)| match &members[key] {
             serde_json::Value::String(text) => text == value,
-            scalar @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => scalar.to_string() == *value,
+            scalar @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                let text = scalar.to_string();
+                text == *value
+            }
             _ => false,
         })
     }

@@ -10,6 +10,9 @@ use super::problem::FieldError;
 use super::wire::{AMOUNT_EXPECTED, SCALE_EXPECTED};
 use crate::metadata::escape;
 
+/// Before the names that are known, where one is not.
+pub const KNOWN_ARE: &str = "this is not known here; what is: ";
+
 /// What is wrong with the value at `path`, below the pointer `base`; `text` is serde's.
 pub fn field_error(base: &str, path: &Path, text: &str) -> FieldError {
     let mut pointer = base.to_owned();
@@ -41,7 +44,7 @@ fn said_anew(text: &str) -> (Option<&str>, String) {
     if let Some(rest) = text.strip_prefix("unknown field `") {
         // The name is the client's and may hold anything; what follows it does not.
         return match rest.rsplit_once("`, expected ") {
-            Some((name, known)) => (Some(name), format!("this is not known here; what is: {}", listed(known))),
+            Some((name, known)) => (Some(name), format!("{KNOWN_ARE}{}", listed(known))),
             None => (rest.strip_suffix("`, there are no fields"), "this is not known here; leave it out".to_owned()),
         };
     }

@@ -52,6 +52,8 @@ pub struct Step {
     pub positions: Vec<i64>,
     /// What is left; empty at the end.
     pub rest: Range,
+    /// Rows that were looked at: of one transaction there may be many legs.
+    pub rows: i64,
 }
 
 /// The position of the last event that was recorded before a time; 0 for none.
@@ -221,9 +223,9 @@ pub async fn of_log(
 /// Several rows of one position are legs of one transaction.
 fn step(found: &[Found], range: Range, direction: Direction, limit: i64) -> Step {
     let ends = [false, true].map(|rejected| {
-        let of_table = found.iter().filter(|row| row.rejected == rejected);
+        let mut of_table = found.iter().filter(|row| row.rejected == rejected);
         let is_full = of_table.clone().count() as i64 >= limit;
-        of_table.last().filter(|_| is_full).map(|row| row.position)
+        of_table.next_back().filter(|_| is_full).map(|row| row.position)
     });
     let ends = ends.into_iter().flatten();
     let mut positions: Vec<i64> = found.iter().map(|row| row.position).collect();
@@ -242,7 +244,7 @@ fn step(found: &[Found], range: Range, direction: Direction, limit: i64) -> Step
             Range { upto: reached - 1, ..range }
         }
     };
-    Step { positions, rest }
+    Step { positions, rest, rows: found.len() as i64 }
 }
 
 /// A page's cursor, as a range: what comes after a position in a direction.
@@ -307,7 +309,8 @@ mod tests {
 
     fn check(posted: &[i64], rejected: &[i64], direction: Direction, positions: &[i64], rest: Range) {
         let found = step(&rows(posted, rejected), RANGE, direction, 3);
-        assert_eq!(found, Step { positions: positions.to_vec(), rest }, "{posted:?} {rejected:?}");
+        let rows = (posted.len() + rejected.len()) as i64;
+        assert_eq!(found, Step { positions: positions.to_vec(), rest, rows }, "{posted:?} {rejected:?}");
     }
 
     #[test]

@@ -656,7 +656,11 @@ async fn what_is_wrong_is_said_in_words_of_the_api() {
         ("min_position=-1", "expected a whole number"),
         ("consistency=weak", "expected one of: strong, eventual"),
         ("limit=1&limit=2", "this is there twice; send it once"),
-        ("foo=1", "this is not known here; what is: prefix, asset, after, limit, consistency, min_position"),
+        (
+            "foo=1",
+            "this is not known here; what is: prefix, asset, normal, status, min_posted, max_posted, opened_from, opened_to, \
+             after, limit, consistency, min_position, metadata[name]",
+        ),
     ] {
         let answer = client.get(&format!("/accounts?{query}")).await.is_problem(422, "validation_failed");
         assert_eq!(answer.body["errors"][0]["detail"], detail, "{query}");

@@ -460,5 +460,7 @@ async fn what_cannot_be_searched_for_is_refused_with_its_place() {
         let answer = client.get(&format!("/{list}?{query}")).await.is_problem(422, "validation_failed");
         assert_eq!(answer.body["errors"][0]["pointer"], pointer, "{list} {query}: {}", answer.text);
     }
+    let unknown = client.get("/transactions?metadata=1").await.is(422);
+    assert!(unknown.body["detail"].as_str().unwrap().ends_with(", metadata[name]"), "{}", unknown.text);
     client.get("//readyz").await.is(200);
 }

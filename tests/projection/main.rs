@@ -4,6 +4,7 @@ mod as_of;
 mod fixture;
 mod rebuild;
 mod recipes;
+mod search_speed;
 mod speed;
 #[path = "../support/mod.rs"]
 mod support;
