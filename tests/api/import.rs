@@ -205,7 +205,7 @@ async fn lines_are_done_while_the_file_is_still_being_sent() {
     let progress: Value = serde_json::from_slice(&progress).unwrap();
     assert_eq!((&progress["line"], &progress["recorded"]), (&json!(1), &json!(1)));
     assert_eq!(client.posted("bob").await, "7");
-    // It is cut off in the middle of a line: no summary, and nothing of that line.
+    // The body ends in the middle of a line, which is no line of an import.
     drop(sender);
     let rest = tokio::time::timeout(WAIT, answer.text()).await.unwrap().unwrap();
     assert!(rest.contains("\"line\":2"), "{rest}");
