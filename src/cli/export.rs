@@ -168,7 +168,10 @@ async fn write_beside(
     let cannot = || format!("cannot write {}", path.display());
     let mut file = BufWriter::new(File::create(path).with_context(cannot)?);
     let written = write(client, what, query, &mut file).await?;
-    file.into_inner().map_err(|error| error.into_error()).and_then(|file| file.sync_all()).with_context(cannot)?;
+    file.into_inner()
+        .map_err(std::io::IntoInnerError::into_error)
+        .and_then(|file| file.sync_all())
+        .with_context(cannot)?;
     Ok(written)
 }
 

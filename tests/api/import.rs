@@ -205,11 +205,30 @@ async fn lines_are_done_while_the_file_is_still_being_sent() {
     let progress: Value = serde_json::from_slice(&progress).unwrap();
     assert_eq!((&progress["line"], &progress["recorded"]), (&json!(1), &json!(1)));
     assert_eq!(client.posted("bob").await, "7");
-    // It is cut off in the middle of a line: no summary, and nothing of that line.
+    // The body ends in the middle of a line, which is no line of an import.
     drop(sender);
     let rest = tokio::time::timeout(WAIT, answer.text()).await.unwrap().unwrap();
     assert!(rest.contains("\"line\":2"), "{rest}");
     assert_eq!(client.posted("bob").await, "7");
+}
+
+#[tokio::test]
+async fn an_import_ends_with_what_is_done_when_its_worker_stops() {
+    let (server, client) = start_with_accounts().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(1);
+    let body = reqwest::Body::wrap(Channel(receiver));
+    let request = reqwest::Client::new().post(client.url("/import?id=d")).header(NDJSON.0, NDJSON.1).body(body);
+    let answer = tokio::spawn(request.send());
+    sender.send(format!("{}\n", payment("alice", "bob", 7)).into()).await.unwrap();
+    let mut answer = tokio::time::timeout(WAIT, answer).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(WAIT, answer.chunk()).await.unwrap().unwrap().unwrap();
+    server.app.worker.drain();
+    let last = tokio::time::timeout(WAIT, answer.chunk()).await.unwrap().unwrap().unwrap();
+    let last: Value = serde_json::from_slice(&last).unwrap();
+    CONTRACT.check_schema("ImportRecord", &last);
+    assert_eq!((&last["done"], &last["line"], &last["recorded"]), (&json!(false), &json!(1), &json!(1)));
+    assert_eq!(last["problem"]["code"], "unavailable");
+    drop(sender);
 }
 
 struct Channel(tokio::sync::mpsc::Receiver<bytes::Bytes>);

@@ -412,7 +412,7 @@ impl Import {
         match summary.report {
             Some(path) if refused > 0 => self.output.note(&format!("the refused lines are in {}", path.display())),
             None if refused > 0 => {
-                self.output.note("with --report FILE the refused lines are kept, with their reasons")
+                self.output.note("with --report FILE the refused lines are kept, with their reasons");
             }
             _ => {}
         }
