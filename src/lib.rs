@@ -7,6 +7,8 @@
 //! Modules in reading order, the way data flows:
 
 #![forbid(unsafe_code)]
+// The OpenAPI document is written as JSON in macros, whose expansion is as deep as they have members.
+#![recursion_limit = "256"]
 
 pub mod cli;
 pub mod cluster;
