@@ -16,7 +16,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Ledgers;
-use super::wire::{AnswerForm, LogPage, LogRequest, Malformed, Reply, Request, UnavailableForm, VERSION};
+use super::wire::{
+    Answered, LogPage, LogRequest, LoggedEvent, Malformed, Reply, Request, Submitted, ToAnswer, ToLog, ToSubmit,
+    UnavailableForm, VERSION,
+};
 use crate::ledger::Event;
 use crate::sequencer::{Answer, Unavailable};
 use crate::store::LedgerId;
@@ -93,13 +96,13 @@ impl Peers {
     pub async fn submit(
         &self,
         url: &str,
-        request: &Request<'_>,
+        request: &Request<ToSubmit<'_>>,
         wait: Duration,
     ) -> Result<Vec<Result<Result<Answer, Malformed>, Unavailable>>, PeerError> {
         let body = self.ask(format!("{url}{SUBMIT}"), request, wait).await?;
-        let reply: Reply<'_> = postcard::from_bytes(&body).map_err(lost)?;
+        let reply: Reply<Answered> = postcard::from_bytes(&body).map_err(lost)?;
         let answers = reply.answers.into_iter();
-        Ok(answers.map(|answer| answer.map(AnswerForm::into_answer).map_err(Unavailable::from)).collect())
+        Ok(answers.map(|answer| answer.map(|answered| answered.0).map_err(Unavailable::from)).collect())
     }
 
     /// The events that follow on `request.after`, from the memory of the worker that sequences the ledger.
@@ -108,8 +111,8 @@ impl Peers {
     /// It has them not, or not any more: the log has.
     pub async fn log(&self, url: &str, request: &LogRequest) -> Result<Vec<Event>, PeerError> {
         let body = self.ask(format!("{url}{LOG}"), request, LOG_TIMEOUT).await?;
-        let page: LogPage<'_> = postcard::from_bytes(&body).map_err(lost)?;
-        page.into_events().map_err(lost)
+        let page: LogPage<LoggedEvent> = postcard::from_bytes(&body).map_err(lost)?;
+        page.events.into_iter().map(|event| event.0).collect::<Result<_, _>>().map_err(lost)
     }
 
     async fn ask(&self, url: String, request: &impl Serialize, wait: Duration) -> Result<Bytes, PeerError> {
@@ -184,8 +187,8 @@ async fn log(State(internal): State<Internal>, headers: HeaderMap, body: Bytes) 
         return StatusCode::NOT_FOUND.into_response();
     };
     let events = batches.iter().flat_map(|batch| &batch.events);
-    let page = LogPage::new(events.filter(|event| event.position > request.after).take(limit));
-    written(&page)
+    let events = events.filter(|event| event.position > request.after).take(limit);
+    written(&LogPage { events: events.map(ToLog).collect() })
 }
 
 fn written(form: &impl Serialize) -> Response {
@@ -227,7 +230,7 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
     if !internal.admits(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let Ok(request) = postcard::from_bytes::<Request<'_>>(&body) else {
+    let Ok(request) = postcard::from_bytes::<Request<Submitted>>(&body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let ledger = internal.ledgers.all().into_iter().find(|ledger| ledger.ledger_id == request.ledger_id);
@@ -238,15 +241,15 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
     let now = Instant::now();
     let answers = request.submissions.into_iter().map(|submitted| {
         let deadline = now + Duration::from_millis(u64::from(submitted.wait_ms));
-        let (ledger, work) = (&ledger, submitted.into_work());
+        let ledger = &ledger;
         async move {
-            let Ok(work) = work else { return Err(Unavailable::Defect) };
+            let Ok(work) = submitted.work else { return Err(Unavailable::Defect) };
             ledger.handle.submit_forwarded(work, deadline).await
         }
     });
     let answers = join_all(answers).await;
     let answers = answers.iter().map(|answer| match answer {
-        Ok(answer) => Ok(AnswerForm::new(answer)),
+        Ok(answer) => Ok(ToAnswer(answer)),
         Err(reason) => Err(UnavailableForm::from(*reason)),
     });
     written(&Reply { answers: answers.collect() })
