@@ -10,7 +10,6 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
 use axum::{Router, response::IntoResponse, response::Response};
-use futures::future::join_all;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -239,15 +238,11 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
         return StatusCode::CONFLICT.into_response();
     };
     let now = Instant::now();
-    let answers = request.submissions.into_iter().map(|submitted| {
-        let deadline = now + Duration::from_millis(u64::from(submitted.wait_ms));
-        let ledger = &ledger;
-        async move {
-            let Ok(work) = submitted.work else { return Err(Unavailable::Defect) };
-            ledger.handle.submit_forwarded(work, deadline).await
-        }
+    let requests = request.submissions.into_iter().map(|submitted| {
+        let work = submitted.work.map_err(|_| Unavailable::Defect)?;
+        Ok((work, now + Duration::from_millis(u64::from(submitted.wait_ms))))
     });
-    let answers = join_all(answers).await;
+    let answers = ledger.handle.submit_forwarded(requests).await;
     let answers = answers.iter().map(|answer| match answer {
         Ok(answer) => Ok(ToAnswer(answer)),
         Err(reason) => Err(UnavailableForm::from(*reason)),
