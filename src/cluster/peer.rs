@@ -19,8 +19,10 @@ use super::wire::{
     Answered, LogPage, LogRequest, LoggedEvent, Malformed, Reply, Request, Submitted, ToAnswer, ToLog, ToSubmit,
     UnavailableForm, VERSION,
 };
-use crate::ledger::Event;
+use crate::ledger::{AccountCode, Event};
+use crate::projector::fold::concerns;
 use crate::sequencer::{Answer, Unavailable};
+use crate::shard::shard_of;
 use crate::store::LedgerId;
 
 /// Time for a connection to another worker; it is near, or it is gone.
@@ -104,14 +106,15 @@ impl Peers {
         Ok(answers.map(|answer| answer.map(|answered| answered.0).map_err(Unavailable::from)).collect())
     }
 
-    /// The events that follow on `request.after`, from the memory of the worker that sequences the ledger.
+    /// What follows on `request.after`, from the memory of the worker that sequences the ledger.
     ///
     /// # Errors
-    /// It has them not, or not any more: the log has.
-    pub async fn log(&self, url: &str, request: &LogRequest) -> Result<Vec<Event>, PeerError> {
+    /// It has it not, or not any more: the log has.
+    pub async fn log(&self, url: &str, request: &LogRequest) -> Result<LogPage<Event>, PeerError> {
         let body = self.ask(format!("{url}{LOG}"), request, LOG_TIMEOUT).await?;
         let page: LogPage<LoggedEvent> = postcard::from_bytes(&body).map_err(lost)?;
-        page.events.into_iter().map(|event| event.0).collect::<Result<_, _>>().map_err(lost)
+        let events = page.events.into_iter().map(|event| event.0).collect::<Result<_, _>>().map_err(lost)?;
+        Ok(LogPage { to: page.to, events })
     }
 
     async fn ask(&self, url: String, request: &impl Serialize, wait: Duration) -> Result<Bytes, PeerError> {
@@ -185,9 +188,21 @@ async fn log(State(internal): State<Internal>, headers: HeaderMap, body: Bytes) 
     let Some(batches) = ledger.tail.after(request.after, limit) else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    let shard_count = internal.ledgers.shard_count();
+    let wanted = |code: &AccountCode| request.shards.contains(shard_of(request.ledger_id, code.as_str(), shard_count));
     let events = batches.iter().flat_map(|batch| &batch.events);
-    let events = events.filter(|event| event.position > request.after).take(limit);
-    written(&LogPage { events: events.map(ToLog).collect() })
+    let mut page = LogPage { to: request.after, events: Vec::new() };
+    for event in events.filter(|event| event.position > request.after).take(limit) {
+        // Only who sees every event can tell that one is missing; the database will say so.
+        if event.position != page.to + 1 {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        page.to = event.position;
+        if concerns(event, wanted) {
+            page.events.push(ToLog(event));
+        }
+    }
+    written(&page)
 }
 
 fn written(form: &impl Serialize) -> Response {

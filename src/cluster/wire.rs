@@ -20,10 +20,11 @@ use crate::ledger::{
     Limits, OpenAccount, Position, Refusal, Side, Transaction, TransactionRequest,
 };
 use crate::sequencer::{Answer, Batch, Item, Key, Outcome, Unavailable, Work};
+use crate::shard::ShardSet;
 use crate::store::payload::{self, SCHEMA_VERSION};
 
 /// Rises with every change of what is below.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Why a frame cannot be read: a defect, or somebody who is no worker of this release.
 #[derive(Debug, thiserror::Error)]
@@ -45,17 +46,22 @@ pub struct Reply<A> {
 }
 
 /// Asks for what follows on `after` in the log, as far as the other has it in memory.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogRequest {
     pub version: u16,
     pub ledger_id: i32,
     pub after: Position,
+    /// Events of the log to look at.
     pub limit: u32,
+    /// Events that concern none of these are left out.
+    pub shards: ShardSet,
 }
 
 /// Committed events, in order: [`ToLog`] and [`LoggedEvent`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LogPage<E> {
+    /// The page is about the log after `after` up to here, without a hole.
+    pub to: Position,
     pub events: Vec<E>,
 }
 
@@ -728,7 +734,7 @@ mod tests {
         };
         let defined = Fact::AssetDefined { code: asset_code("X").unwrap(), scale: 3 };
         let events = [Fact::TransactionPosted(transaction), opened, defined].map(event_of);
-        let frame = postcard::to_stdvec(&LogPage { events: events.iter().map(ToLog).collect() }).unwrap();
+        let frame = postcard::to_stdvec(&LogPage { to: 77, events: events.iter().map(ToLog).collect() }).unwrap();
         let page: LogPage<LoggedEvent> = postcard::from_bytes(&frame).unwrap();
         let read: Result<Vec<_>, _> = page.events.into_iter().map(|event| event.0).collect();
         assert_eq!(read.unwrap(), events);

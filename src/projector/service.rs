@@ -320,31 +320,37 @@ impl Service {
         let mut fold = Fold::new(self.ledger_id, self.shard_count, &from, parts);
         let mut to = lowest;
         let mut oldest = None;
-        let mut add = |event: &Event| -> Result<(), Error> {
-            if event.position != to + 1 {
-                let (expected, found) = (to + 1, event.position);
-                return Err(Error::Hole { ledger_id: self.ledger_id, expected, found });
-            }
-            to = event.position;
+        let in_memory = self.tail.after(lowest, FLUSH_EVENTS_MAX);
+        let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
+        let elsewhere = match in_memory {
+            Some(_) => None,
+            None => self.upstream.after(lowest, limit, claims.keys().copied().collect()).await,
+        };
+        let mut add = |event: &Event| {
             oldest = oldest.or(Some(event.recorded_at));
             fold.add(event);
-            Ok(())
         };
-        match self.tail.after(lowest, FLUSH_EVENTS_MAX) {
-            Some(batches) => {
+        if let Some(page) = elsewhere {
+            // Its sender has seen every event, and left out what is not about our shards.
+            page.events.iter().for_each(add);
+            to = page.to;
+        } else {
+            let mut add_next = |event: &Event| {
+                if event.position != to + 1 {
+                    let (expected, found) = (to + 1, event.position);
+                    return Err(Error::Hole { ledger_id: self.ledger_id, expected, found });
+                }
+                to = event.position;
+                add(event);
+                Ok(())
+            };
+            if let Some(batches) = in_memory {
                 let events = batches.iter().flat_map(|batch| &batch.events);
-                events.filter(|event| event.position > lowest).try_for_each(&mut add)?;
-            }
-            None => {
-                let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
-                let page = match self.upstream.after(lowest, limit).await {
-                    Some(page) => page,
-                    None => {
-                        let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
-                        in_time(page).await?
-                    }
-                };
-                page.iter().try_for_each(&mut add)?;
+                events.filter(|event| event.position > lowest).try_for_each(&mut add_next)?;
+            } else {
+                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
+                let page = in_time(page).await?;
+                page.iter().try_for_each(&mut add_next)?;
                 if page.is_empty() {
                     return Err(Error::Hole { ledger_id: self.ledger_id, expected: lowest + 1, found: head });
                 }
