@@ -12,17 +12,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::forward::Routes;
 use super::peer::Peers;
-use super::wire::{LogRequest, VERSION};
+use super::wire::{LogPage, LogRequest, VERSION};
 use crate::ledger::{Event, Position};
 use crate::projector::Checkpoints;
 use crate::projector::service::ShardClaims;
 use crate::sequencer::Tail;
+use crate::shard::ShardSet;
 use crate::store::{self, Database, Error, LedgerId, Shard};
 
 /// Between looks while a reader waits.
 const PAUSE_AWAITED: Duration = Duration::from_millis(2);
 /// Between looks while the log grows.
-const PAUSE_BUSY: Duration = Duration::from_millis(20);
+const PAUSE_BUSY: Duration = Duration::from_millis(50);
 /// Between looks after a while without change.
 const PAUSE_IDLE: Duration = Duration::from_millis(250);
 
@@ -93,20 +94,22 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Up to `limit` committed events that follow on `after` without a hole, if
-    /// another worker sequences the ledger and has them still.
-    pub async fn after(&self, after: Position, limit: usize) -> Option<Vec<Event>> {
+    /// Of up to `limit` committed events that follow on `after` without a hole those
+    /// that concern `shards`, if another worker sequences the ledger and has them still.
+    pub async fn after(&self, after: Position, limit: usize, shards: ShardSet) -> Option<LogPage<Event>> {
         let route = self.routes.borrow().get(&self.ledger_id).cloned()?;
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let request = LogRequest { version: VERSION, ledger_id: self.ledger_id, after, limit };
-        let events = match self.peers.log(&route.url, &request).await {
-            Ok(events) => events,
+        let request = LogRequest { version: VERSION, ledger_id: self.ledger_id, after, limit, shards };
+        let page = match self.peers.log(&route.url, &request).await {
+            Ok(page) => page,
             Err(error) => {
                 tracing::debug!(worker_id = %route.worker_id, %error, "the log is read from the database");
                 return None;
             }
         };
-        let follow = events.iter().zip(after + 1..).all(|(event, position)| event.position == position);
-        (follow && !events.is_empty()).then_some(events)
+        let rise = page.events.is_sorted_by(|one, next| one.position < next.position);
+        let first = page.events.first().map_or(page.to, |event| event.position);
+        let last = page.events.last().map_or(first, |event| event.position);
+        (rise && after < first && last <= page.to).then_some(page)
     }
 }

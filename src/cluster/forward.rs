@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::peer::Peers;
-use super::wire::{Request, Submitted, VERSION};
+use super::wire::{Request, ToSubmit, VERSION};
 use crate::sequencer::{Handle, Submission, Unavailable};
 use crate::store::LedgerId;
 use crate::telemetry::metric;
@@ -147,7 +147,7 @@ impl Forwarder {
                     .iter()
                     .map(|submission| {
                         let wait_ms = u32::try_from(wait(submission).as_millis()).unwrap_or(u32::MAX);
-                        Submitted::new(&submission.work, wait_ms)
+                        ToSubmit { wait_ms, work: &submission.work }
                     })
                     .collect(),
             };

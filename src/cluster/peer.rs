@@ -10,15 +10,19 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::routing::post;
 use axum::{Router, response::IntoResponse, response::Response};
-use futures::future::join_all;
 use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Ledgers;
-use super::wire::{AnswerForm, LogPage, LogRequest, Malformed, Reply, Request, UnavailableForm, VERSION};
-use crate::ledger::Event;
+use super::wire::{
+    Answered, LogPage, LogRequest, LoggedEvent, Malformed, Reply, Request, Submitted, ToAnswer, ToLog, ToSubmit,
+    UnavailableForm, VERSION,
+};
+use crate::ledger::{AccountCode, Event};
+use crate::projector::fold::concerns;
 use crate::sequencer::{Answer, Unavailable};
+use crate::shard::shard_of;
 use crate::store::LedgerId;
 
 /// Time for a connection to another worker; it is near, or it is gone.
@@ -93,23 +97,24 @@ impl Peers {
     pub async fn submit(
         &self,
         url: &str,
-        request: &Request<'_>,
+        request: &Request<ToSubmit<'_>>,
         wait: Duration,
     ) -> Result<Vec<Result<Result<Answer, Malformed>, Unavailable>>, PeerError> {
         let body = self.ask(format!("{url}{SUBMIT}"), request, wait).await?;
-        let reply: Reply<'_> = postcard::from_bytes(&body).map_err(lost)?;
+        let reply: Reply<Answered> = postcard::from_bytes(&body).map_err(lost)?;
         let answers = reply.answers.into_iter();
-        Ok(answers.map(|answer| answer.map(AnswerForm::into_answer).map_err(Unavailable::from)).collect())
+        Ok(answers.map(|answer| answer.map(|answered| answered.0).map_err(Unavailable::from)).collect())
     }
 
-    /// The events that follow on `request.after`, from the memory of the worker that sequences the ledger.
+    /// What follows on `request.after`, from the memory of the worker that sequences the ledger.
     ///
     /// # Errors
-    /// It has them not, or not any more: the log has.
-    pub async fn log(&self, url: &str, request: &LogRequest) -> Result<Vec<Event>, PeerError> {
+    /// It has it not, or not any more: the log has.
+    pub async fn log(&self, url: &str, request: &LogRequest) -> Result<LogPage<Event>, PeerError> {
         let body = self.ask(format!("{url}{LOG}"), request, LOG_TIMEOUT).await?;
-        let page: LogPage<'_> = postcard::from_bytes(&body).map_err(lost)?;
-        page.into_events().map_err(lost)
+        let page: LogPage<LoggedEvent> = postcard::from_bytes(&body).map_err(lost)?;
+        let events = page.events.into_iter().map(|event| event.0).collect::<Result<_, _>>().map_err(lost)?;
+        Ok(LogPage { to: page.to, events })
     }
 
     async fn ask(&self, url: String, request: &impl Serialize, wait: Duration) -> Result<Bytes, PeerError> {
@@ -183,8 +188,20 @@ async fn log(State(internal): State<Internal>, headers: HeaderMap, body: Bytes) 
     let Some(batches) = ledger.tail.after(request.after, limit) else {
         return StatusCode::NOT_FOUND.into_response();
     };
+    let shard_count = internal.ledgers.shard_count();
+    let wanted = |code: &AccountCode| request.shards.contains(shard_of(request.ledger_id, code.as_str(), shard_count));
     let events = batches.iter().flat_map(|batch| &batch.events);
-    let page = LogPage::new(events.filter(|event| event.position > request.after).take(limit));
+    let mut page = LogPage { to: request.after, events: Vec::new() };
+    for event in events.filter(|event| event.position > request.after).take(limit) {
+        // Only who sees every event can tell that one is missing; the database will say so.
+        if event.position != page.to + 1 {
+            return StatusCode::NOT_FOUND.into_response();
+        }
+        page.to = event.position;
+        if concerns(event, wanted) {
+            page.events.push(ToLog(event));
+        }
+    }
     written(&page)
 }
 
@@ -227,7 +244,7 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
     if !internal.admits(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let Ok(request) = postcard::from_bytes::<Request<'_>>(&body) else {
+    let Ok(request) = postcard::from_bytes::<Request<Submitted>>(&body) else {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let ledger = internal.ledgers.all().into_iter().find(|ledger| ledger.ledger_id == request.ledger_id);
@@ -236,17 +253,13 @@ async fn submit(State(internal): State<Internal>, headers: HeaderMap, body: Byte
         return StatusCode::CONFLICT.into_response();
     };
     let now = Instant::now();
-    let answers = request.submissions.into_iter().map(|submitted| {
-        let deadline = now + Duration::from_millis(u64::from(submitted.wait_ms));
-        let (ledger, work) = (&ledger, submitted.into_work());
-        async move {
-            let Ok(work) = work else { return Err(Unavailable::Defect) };
-            ledger.handle.submit_forwarded(work, deadline).await
-        }
+    let requests = request.submissions.into_iter().map(|submitted| {
+        let work = submitted.work.map_err(|_| Unavailable::Defect)?;
+        Ok((work, now + Duration::from_millis(u64::from(submitted.wait_ms))))
     });
-    let answers = join_all(answers).await;
+    let answers = ledger.handle.submit_forwarded(requests).await;
     let answers = answers.iter().map(|answer| match answer {
-        Ok(answer) => Ok(AnswerForm::new(answer)),
+        Ok(answer) => Ok(ToAnswer(answer)),
         Err(reason) => Err(UnavailableForm::from(*reason)),
     });
     written(&Reply { answers: answers.collect() })

@@ -4,14 +4,14 @@
 //! The form is postcard's and is private to one release: workers of different
 //! releases refuse each other's frames by [`VERSION`] and hold their requests
 //! until an equal one sequences, which a rolling deploy comes to by itself.
-//! Core types stay free of serde; these are their shadows, and borrow: from the
-//! core's values when they are written, from the frame when they are read.
+//! Core types stay free of serde; their shadows here borrow: from the core's values
+//! when they are written, from the frame when they are read.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
@@ -20,60 +20,93 @@ use crate::ledger::{
     Limits, OpenAccount, Position, Refusal, Side, Transaction, TransactionRequest,
 };
 use crate::sequencer::{Answer, Batch, Item, Key, Outcome, Unavailable, Work};
+use crate::shard::ShardSet;
 use crate::store::payload::{self, SCHEMA_VERSION};
 
 /// Rises with every change of what is below.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 4;
 
 /// Why a frame cannot be read: a defect, or somebody who is no worker of this release.
 #[derive(Debug, thiserror::Error)]
 #[error("a frame between workers cannot be read: {0}")]
 pub struct Malformed(pub &'static str);
 
-/// Requests for one ledger.
+/// Requests for one ledger: [`ToSubmit`] when it is written, [`Submitted`] when it is read.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-pub struct Request<'a> {
+pub struct Request<S> {
     pub version: u16,
     pub ledger_id: i32,
-    pub submissions: Vec<Submitted<'a>>,
+    pub submissions: Vec<S>,
 }
 
+/// Their answers, in the same order: [`ToAnswer`] and [`Answered`].
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-pub struct Submitted<'a> {
-    /// How long its client still waits.
-    pub wait_ms: u32,
-    work: WorkForm<'a>,
-}
-
-/// Their answers, in the same order.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-pub struct Reply<'a> {
-    pub answers: Vec<Result<AnswerForm<'a>, UnavailableForm>>,
+pub struct Reply<A> {
+    pub answers: Vec<Result<A, UnavailableForm>>,
 }
 
 /// Asks for what follows on `after` in the log, as far as the other has it in memory.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogRequest {
     pub version: u16,
     pub ledger_id: i32,
     pub after: Position,
+    /// Events of the log to look at.
     pub limit: u32,
+    /// Events that concern none of these are left out.
+    pub shards: ShardSet,
 }
 
-/// Committed events, in order.
+/// Committed events, in order: [`ToLog`] and [`LoggedEvent`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LogPage<E> {
+    /// The page is about the log after `after` up to here, without a hole.
+    pub to: Position,
+    pub events: Vec<E>,
+}
+
+/// A request as it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct ToSubmit<'a> {
+    /// How long its client still waits.
+    pub wait_ms: u32,
+    pub work: &'a Work,
+}
+
+/// The same as it is read.
+#[derive(Debug)]
+pub struct Submitted {
+    pub wait_ms: u32,
+    pub work: Result<Work, Malformed>,
+}
+
+/// An answer as it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct ToAnswer<'a>(pub &'a Answer);
+
+/// The same as it is read.
+#[derive(Debug)]
+pub struct Answered(pub Result<Answer, Malformed>);
+
+/// An event as it is written.
+#[derive(Clone, Copy, Debug)]
+pub struct ToLog<'a>(pub &'a Event);
+
+/// The same as it is read.
+#[derive(Debug)]
+pub struct LoggedEvent(pub Result<Event, Malformed>);
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
-pub struct LogPage<'a> {
-    events: Vec<EventForm<'a>>,
+struct SubmissionForm<'a> {
+    wait_ms: u32,
+    work: WorkForm<'a>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
 enum WorkForm<'a> {
-    Each(Vec<ItemForm<'a>>),
+    Each(SmallVec<[ItemForm<'a>; 1]>),
     Atomic { commands: Vec<CommandForm<'a>>, key: KeyForm<'a> },
     ReadAccount(&'a str),
     ReadHead,
@@ -112,7 +145,7 @@ struct LimitsForm {
 #[serde(bound(deserialize = "'de: 'a"))]
 struct TransactionForm<'a> {
     kind: &'a str,
-    legs: Vec<LegForm<'a>>,
+    legs: SmallVec<[LegForm<'a>; 2]>,
     reference: Option<&'a str>,
     description: Option<&'a str>,
     metadata: Option<&'a str>,
@@ -129,11 +162,11 @@ struct LegForm<'a> {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(bound(deserialize = "'de: 'a"))]
-pub struct AnswerForm<'a> {
-    outcomes: Vec<OutcomeForm<'a>>,
+#[serde(bound(serialize = "E: Serialize", deserialize = "'de: 'a, E: Deserialize<'de>"))]
+struct AnswerForm<'a, E> {
+    outcomes: SmallVec<[OutcomeForm<'a>; 1]>,
     /// The events that the outcomes are about, in order, and no others.
-    events: Vec<EventForm<'a>>,
+    events: Vec<E>,
     position: Position,
 }
 
@@ -142,13 +175,13 @@ pub struct AnswerForm<'a> {
 enum OutcomeForm<'a> {
     /// The next so many of the answer's events.
     Recorded(usize),
-    Unchanged(Option<AccountForm<'a>>),
+    Unchanged(Option<Box<AccountForm<'a>>>),
     KeyUsed,
     Refused {
         item: usize,
         refusal: RefusalForm<'a>,
     },
-    Account(Option<AccountForm<'a>>),
+    Account(Option<Box<AccountForm<'a>>>),
     Head,
 }
 
@@ -237,101 +270,122 @@ pub enum UnavailableForm {
     Defect,
 }
 
-impl<'a> Submitted<'a> {
-    pub fn new(work: &'a Work, wait_ms: u32) -> Self {
-        let work = match work {
-            Work::Each(items) => WorkForm::Each(
-                items
-                    .iter()
-                    .map(|item| ItemForm { command: command_form(&item.command), key: item.key.as_ref().map(key_form) })
-                    .collect(),
-            ),
-            Work::Atomic { commands, key } => {
-                WorkForm::Atomic { commands: commands.iter().map(command_form).collect(), key: key_form(key) }
-            }
-            Work::ReadAccount(code) => WorkForm::ReadAccount(code.as_str()),
-            Work::ReadHead => WorkForm::ReadHead,
-        };
-        Self { wait_ms, work }
-    }
+// Each is written and read one by one, by way of a form that lives no longer than
+// that: a frame of many is never held twice.
 
-    pub fn into_work(self) -> Result<Work, Malformed> {
-        Ok(match self.work {
-            WorkForm::Each(items) => {
-                let item = |item: ItemForm<'_>| Ok(Item { command: command(item.command)?, key: item.key.map(key) });
-                Work::Each(items.into_iter().map(item).collect::<Result<SmallVec<_>, _>>()?)
-            }
-            WorkForm::Atomic { commands, key: used } => {
-                Work::Atomic { commands: commands.into_iter().map(command).collect::<Result<_, _>>()?, key: key(used) }
-            }
-            WorkForm::ReadAccount(code) => Work::ReadAccount(account_code(code)?),
-            WorkForm::ReadHead => Work::ReadHead,
+impl Serialize for ToSubmit<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        SubmissionForm { wait_ms: self.wait_ms, work: work_form(self.work) }.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Submitted {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let form = SubmissionForm::deserialize(deserializer)?;
+        Ok(Self { wait_ms: form.wait_ms, work: work(form.work) })
+    }
+}
+
+impl Serialize for ToAnswer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        answer_form(self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Answered {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        AnswerForm::deserialize(deserializer).map(|form| Self(answer(form)))
+    }
+}
+
+impl Serialize for ToLog<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        event_form(self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for LoggedEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        EventForm::deserialize(deserializer).map(|form| Self(event(form)))
+    }
+}
+
+fn work_form(work: &Work) -> WorkForm<'_> {
+    match work {
+        Work::Each(items) => WorkForm::Each(
+            items
+                .iter()
+                .map(|item| ItemForm { command: command_form(&item.command), key: item.key.as_ref().map(key_form) })
+                .collect(),
+        ),
+        Work::Atomic { commands, key } => {
+            WorkForm::Atomic { commands: commands.iter().map(command_form).collect(), key: key_form(key) }
+        }
+        Work::ReadAccount(code) => WorkForm::ReadAccount(code.as_str()),
+        Work::ReadHead => WorkForm::ReadHead,
+    }
+}
+
+fn work(form: WorkForm<'_>) -> Result<Work, Malformed> {
+    Ok(match form {
+        WorkForm::Each(items) => {
+            let item = |item: ItemForm<'_>| Ok(Item { command: command(item.command)?, key: item.key.map(key) });
+            Work::Each(items.into_iter().map(item).collect::<Result<SmallVec<_>, _>>()?)
+        }
+        WorkForm::Atomic { commands, key: used } => {
+            Work::Atomic { commands: commands.into_iter().map(command).collect::<Result<_, _>>()?, key: key(used) }
+        }
+        WorkForm::ReadAccount(code) => Work::ReadAccount(account_code(code)?),
+        WorkForm::ReadHead => Work::ReadHead,
+    })
+}
+
+fn answer_form<'a>(answer: &'a Answer) -> AnswerForm<'a, ToLog<'a>> {
+    let mut events = Vec::new();
+    let mut recorded = |index: usize, count: usize| {
+        let made = answer.batch.events.get(index..index + count).unwrap_or_default();
+        events.extend(made.iter().map(ToLog));
+        OutcomeForm::Recorded(made.len())
+    };
+    let boxed = |known: &'a Option<Box<Account>>| known.as_deref().map(account_form).map(Box::new);
+    let outcomes = answer
+        .outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Recorded { index, count } => recorded(*index, *count),
+            Outcome::Unchanged(known) => OutcomeForm::Unchanged(boxed(known)),
+            Outcome::KeyUsed => OutcomeForm::KeyUsed,
+            Outcome::Refused { item, refusal } => OutcomeForm::Refused { item: *item, refusal: refusal_form(refusal) },
+            Outcome::Account(known) => OutcomeForm::Account(boxed(known)),
+            Outcome::Head => OutcomeForm::Head,
         })
-    }
+        .collect();
+    AnswerForm { outcomes, events, position: answer.position }
 }
 
-impl<'a> AnswerForm<'a> {
-    pub fn new(answer: &'a Answer) -> Self {
-        let mut events = Vec::new();
-        let mut recorded = |index: usize, count: usize| {
-            let made = answer.batch.events.get(index..index + count).unwrap_or_default();
-            events.extend(made.iter().map(event_form));
-            OutcomeForm::Recorded(made.len())
-        };
-        let outcomes = answer
-            .outcomes
-            .iter()
-            .map(|outcome| match outcome {
-                Outcome::Recorded { index, count } => recorded(*index, *count),
-                Outcome::Unchanged(account) => OutcomeForm::Unchanged(account.as_deref().map(account_form)),
-                Outcome::KeyUsed => OutcomeForm::KeyUsed,
-                Outcome::Refused { item, refusal } => {
-                    OutcomeForm::Refused { item: *item, refusal: refusal_form(refusal) }
+fn answer(form: AnswerForm<'_, LoggedEvent>) -> Result<Answer, Malformed> {
+    let mut next = 0;
+    let boxed = |known: Option<Box<AccountForm<'_>>>| known.map(|known| account(*known).map(Box::new)).transpose();
+    let outcomes = form
+        .outcomes
+        .into_iter()
+        .map(|outcome| {
+            Ok(match outcome {
+                OutcomeForm::Recorded(count) => {
+                    let index = next;
+                    next += count;
+                    Outcome::Recorded { index, count }
                 }
-                Outcome::Account(account) => OutcomeForm::Account(account.as_deref().map(account_form)),
-                Outcome::Head => OutcomeForm::Head,
+                OutcomeForm::Unchanged(known) => Outcome::Unchanged(boxed(known)?),
+                OutcomeForm::KeyUsed => Outcome::KeyUsed,
+                OutcomeForm::Refused { item, refusal: why } => Outcome::Refused { item, refusal: refusal(why)? },
+                OutcomeForm::Account(known) => Outcome::Account(boxed(known)?),
+                OutcomeForm::Head => Outcome::Head,
             })
-            .collect();
-        Self { outcomes, events, position: answer.position }
-    }
-
-    pub fn into_answer(self) -> Result<Answer, Malformed> {
-        let mut next = 0;
-        let outcomes = self
-            .outcomes
-            .into_iter()
-            .map(|outcome| {
-                Ok(match outcome {
-                    OutcomeForm::Recorded(count) => {
-                        let index = next;
-                        next += count;
-                        Outcome::Recorded { index, count }
-                    }
-                    OutcomeForm::Unchanged(known) => {
-                        Outcome::Unchanged(known.map(|known| account(known).map(Box::new)).transpose()?)
-                    }
-                    OutcomeForm::KeyUsed => Outcome::KeyUsed,
-                    OutcomeForm::Refused { item, refusal: why } => Outcome::Refused { item, refusal: refusal(why)? },
-                    OutcomeForm::Account(known) => {
-                        Outcome::Account(known.map(|known| account(known).map(Box::new)).transpose()?)
-                    }
-                    OutcomeForm::Head => Outcome::Head,
-                })
-            })
-            .collect::<Result<_, Malformed>>()?;
-        let events = self.events.into_iter().map(event).collect::<Result<_, _>>()?;
-        Ok(Answer { outcomes, batch: Arc::new(Batch { events }), position: self.position })
-    }
-}
-
-impl<'a> LogPage<'a> {
-    pub fn new(events: impl Iterator<Item = &'a Event>) -> Self {
-        Self { events: events.map(event_form).collect() }
-    }
-
-    pub fn into_events(self) -> Result<Vec<Event>, Malformed> {
-        self.events.into_iter().map(event).collect()
-    }
+        })
+        .collect::<Result<_, Malformed>>()?;
+    let events = form.events.into_iter().map(|event| event.0).collect::<Result<_, _>>()?;
+    Ok(Answer { outcomes, batch: Arc::new(Batch { events }), position: form.position })
 }
 
 impl From<Unavailable> for UnavailableForm {
@@ -680,10 +734,11 @@ mod tests {
         };
         let defined = Fact::AssetDefined { code: asset_code("X").unwrap(), scale: 3 };
         let events = [Fact::TransactionPosted(transaction), opened, defined].map(event_of);
-        let frame = postcard::to_stdvec(&LogPage::new(events.iter())).unwrap();
-        let page: LogPage<'_> = postcard::from_bytes(&frame).unwrap();
-        assert_eq!(page.into_events().unwrap(), events);
+        let frame = postcard::to_stdvec(&LogPage { to: 77, events: events.iter().map(ToLog).collect() }).unwrap();
+        let page: LogPage<LoggedEvent> = postcard::from_bytes(&frame).unwrap();
+        let read: Result<Vec<_>, _> = page.events.into_iter().map(|event| event.0).collect();
+        assert_eq!(read.unwrap(), events);
         // What is cut short is refused, not half-read.
-        assert!(postcard::from_bytes::<LogPage<'_>>(&frame[..frame.len() - 1]).is_err());
+        assert!(postcard::from_bytes::<LogPage<LoggedEvent>>(&frame[..frame.len() - 1]).is_err());
     }
 }

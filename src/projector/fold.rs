@@ -7,7 +7,7 @@
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
-use crate::ledger::{AccountId, Event, Fact, Leg, Position, RejectedTransaction};
+use crate::ledger::{AccountCode, AccountId, Event, Fact, Leg, Position, RejectedTransaction};
 use crate::metadata;
 use crate::shard::shard_of;
 use crate::store::backdating::{self, BackdatedLeg};
@@ -19,6 +19,19 @@ use crate::store::{LedgerId, Shard};
 /// at the same time.
 pub const fn part_of(shard: Shard, parts: usize) -> usize {
     shard as usize % parts
+}
+
+/// Whether the fold of some shards needs an event: those that it does not concern
+/// change nothing in [`Fold::add`].
+pub fn concerns(event: &Event, wanted: impl Fn(&AccountCode) -> bool) -> bool {
+    match &event.fact {
+        Fact::AssetDefined { .. } => false,
+        Fact::AccountOpened { code, .. } => wanted(code),
+        Fact::TransactionPosted(transaction) => transaction.legs.iter().any(|leg| wanted(&leg.account)),
+        Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+            rejected.request.legs.iter().any(|leg| wanted(&leg.account))
+        }
+    }
 }
 
 /// Folds events into the columns of one flush, in parts of some shards each.
@@ -177,5 +190,92 @@ impl<'a> Fold<'a> {
         let shard = shard_of(self.ledger_id, code, self.shard_count);
         let from = self.from.get(usize::try_from(shard).ok()?).copied().flatten()?;
         (position > from).then_some(shard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::ledger::{Amount, AssetCode, Balance, Kind, Limits, Rejection, Side, Transaction, TransactionRequest};
+
+    const LEDGER: LedgerId = 1;
+    const SHARDS: Shard = 8;
+
+    fn code(account: u64) -> AccountCode {
+        AccountCode::new(&format!("account:{account}")).unwrap()
+    }
+
+    fn facts() -> Vec<Fact> {
+        let asset = AssetCode::new("EUR").unwrap();
+        let amount = Amount::new(5).unwrap();
+        let opened = |account| Fact::AccountOpened {
+            code: code(account),
+            asset: asset.clone(),
+            normal: Side::Credit,
+            limits: Limits::default(),
+            metadata: None,
+        };
+        let leg = |account, side| Leg {
+            account: code(account),
+            account_id: account + 1,
+            normal: Side::Credit,
+            side,
+            amount,
+            asset: asset.clone(),
+            after: Balance { version: 1, ..Balance::default() },
+        };
+        let rejected = |from, to| RejectedTransaction {
+            request: TransactionRequest::payment(code(from), code(to), amount, asset.clone()),
+            account_ids: smallvec![from + 1, to + 1],
+            reason: Rejection::AccountClosed { account: code(from) },
+        };
+        let posted = |from, to| {
+            Fact::TransactionPosted(Transaction {
+                kind: Kind::Payment,
+                legs: smallvec![leg(from, Side::Debit), leg(to, Side::Credit)],
+                reference: None,
+                description: None,
+                metadata: None,
+            })
+        };
+        let mut facts: Vec<Fact> = (0..20).map(opened).collect();
+        facts.extend((0..10).map(|account| posted(account, account + 10)));
+        facts.extend((0..10).map(|account| Fact::TransactionRejected(rejected(account, 19 - account))));
+        facts.extend((0..10).map(|item| Fact::BatchRejected { item, rejected: rejected(item as u64 + 10, 3) }));
+        facts.push(Fact::AssetDefined { code: asset, scale: 2 });
+        facts
+    }
+
+    /// Who projects some shards gets only the events that concern them: the rest must not be missed.
+    #[test]
+    fn what_does_not_concern_the_shards_changes_nothing() {
+        let at = DateTime::from_timestamp_micros(1).unwrap();
+        let event = |(position, fact)| Event {
+            position,
+            recorded_at: at,
+            effective_at: at,
+            transaction_id: None,
+            idempotency_key: None,
+            fact,
+        };
+        let log: Vec<Event> = (1..).zip(facts()).map(event).collect();
+        let mut left_out = 0;
+        for shard in 0..SHARDS {
+            let from: Vec<_> = (0..SHARDS).map(|other| (other == shard).then_some(0)).collect();
+            let (mut all, mut some) = (Fold::new(LEDGER, SHARDS, &from, 1), Fold::new(LEDGER, SHARDS, &from, 1));
+            for event in &log {
+                all.add(event);
+                if concerns(event, |code| shard_of(LEDGER, code.as_str(), SHARDS) == shard) {
+                    some.add(event);
+                } else {
+                    left_out += 1;
+                }
+            }
+            assert_eq!(format!("{:?}", all.finish()), format!("{:?}", some.finish()));
+        }
+        assert!(left_out > 0);
     }
 }

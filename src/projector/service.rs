@@ -28,10 +28,13 @@ use crate::telemetry::metric;
 
 /// Events folded into one flush: half a second of writing at most.
 const FLUSH_EVENTS_MAX: usize = 20_000;
+/// Events waiting from which a flush follows on the last one without a rest.
+const NO_REST_EVENTS: u64 = FLUSH_EVENTS_MAX as u64;
 /// Connections that write one flush, each its part of the shards, when there is
 /// much to write: catching up would otherwise wait for one core of PostgreSQL.
 const FLUSH_PARTS_MAX: usize = 2;
-/// Events from which a flush is written in parts: a commit more is nothing then.
+/// Events, those of a worker's own share, from which a flush is written in parts: a
+/// commit more is nothing then.
 const FLUSH_PARTS_EVENTS_MIN: u64 = 5_000;
 /// Between flushes when little happens: small, since readers of lists wait for it.
 const PAUSE_IDLE: Duration = Duration::from_millis(10);
@@ -39,6 +42,16 @@ const PAUSE_IDLE: Duration = Duration::from_millis(10);
 const PAUSE_BUSY: Duration = Duration::from_millis(100);
 /// Events waiting that count as load.
 const BUSY_EVENTS: u64 = 200;
+/// The longest pause of a worker that projects only some of the shards: as much
+/// gathers for it as for one that has them all, and a flush of little costs
+/// PostgreSQL half as much again per row.
+const PAUSE_SHARED_MAX: Duration = Duration::from_millis(300);
+/// Events waiting from which that matters: some 7,000 a second. Below, there is
+/// time for small flushes, and the projections are closer to the log.
+const SHARED_EVENTS: u64 = 1_000;
+/// After claims have changed pauses stay short for so long: a shard that moves
+/// on meanwhile waits for its next holder as well.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// Between flushes in a peak: acknowledging comes first, the lag is worked off after.
 const PAUSE_PEAK: Duration = Duration::from_secs(5);
 /// Items in the queue that count as a peak: far above what single payments of
@@ -160,6 +173,7 @@ impl Service {
         self.reload(&mut reader).await?;
         let mut prepared: Option<Prepared> = None;
         let mut known = ShardClaims::default();
+        let mut settled_at = Instant::now();
         loop {
             // Requests wait for the load; it gets the processor and the disk for itself.
             tokio::select! {
@@ -173,6 +187,7 @@ impl Service {
                     self.reload(&mut reader).await?;
                 }
                 prepared = None;
+                settled_at = Instant::now() + SETTLED_AFTER;
                 known = Arc::clone(&claims);
                 self.acting.send_replace(Arc::clone(&claims));
             }
@@ -193,17 +208,23 @@ impl Service {
                 continue;
             };
             self.observe(ready.oldest);
-            // The next range is read and folded while this one is written.
+            // Without a rest after it the next range is read and folded while this one
+            // is written; else it is after the rest, when there is more of it.
             let next_from = ready.from.iter().map(|from| from.map(|_| ready.to)).collect();
             let started = Instant::now();
             let next = async {
-                if ready.to < self.tail.head() { self.prepare(&mut reader, &claims, next_from).await } else { Ok(None) }
+                if self.tail.head().saturating_sub(ready.to) < NO_REST_EVENTS {
+                    return Ok(None);
+                }
+                self.prepare(&mut reader, &claims, next_from).await
             };
             let (advanced, next) = tokio::join!(self.write(&mut conns, &ready), next);
             let refused = advanced?;
             prepared = if refused.is_empty() { next? } else { self.start_over(&mut reader, &refused).await? };
             if !stop.is_cancelled() {
-                self.pause(started, stop).await;
+                let settled = settled_at <= started;
+                let shared = if settled { self.shared_pause(known.len()) } else { PAUSE_BUSY };
+                self.pause(started, &ready, shared, stop).await;
             }
         }
     }
@@ -294,35 +315,42 @@ impl Service {
         if claims.is_empty() || lowest >= head {
             return Ok(None);
         }
-        let parts = if head - lowest >= FLUSH_PARTS_EVENTS_MIN { FLUSH_PARTS_MAX } else { 1 };
+        let own = (head - lowest) * claims.len() as u64 / u64::from(self.shard_count.unsigned_abs().max(1));
+        let parts = if own >= FLUSH_PARTS_EVENTS_MIN { FLUSH_PARTS_MAX } else { 1 };
         let mut fold = Fold::new(self.ledger_id, self.shard_count, &from, parts);
         let mut to = lowest;
         let mut oldest = None;
-        let mut add = |event: &Event| -> Result<(), Error> {
-            if event.position != to + 1 {
-                let (expected, found) = (to + 1, event.position);
-                return Err(Error::Hole { ledger_id: self.ledger_id, expected, found });
-            }
-            to = event.position;
+        let in_memory = self.tail.after(lowest, FLUSH_EVENTS_MAX);
+        let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
+        let elsewhere = match in_memory {
+            Some(_) => None,
+            None => self.upstream.after(lowest, limit, claims.keys().copied().collect()).await,
+        };
+        let mut add = |event: &Event| {
             oldest = oldest.or(Some(event.recorded_at));
             fold.add(event);
-            Ok(())
         };
-        match self.tail.after(lowest, FLUSH_EVENTS_MAX) {
-            Some(batches) => {
+        if let Some(page) = elsewhere {
+            // Its sender has seen every event, and left out what is not about our shards.
+            page.events.iter().for_each(add);
+            to = page.to;
+        } else {
+            let mut add_next = |event: &Event| {
+                if event.position != to + 1 {
+                    let (expected, found) = (to + 1, event.position);
+                    return Err(Error::Hole { ledger_id: self.ledger_id, expected, found });
+                }
+                to = event.position;
+                add(event);
+                Ok(())
+            };
+            if let Some(batches) = in_memory {
                 let events = batches.iter().flat_map(|batch| &batch.events);
-                events.filter(|event| event.position > lowest).try_for_each(&mut add)?;
-            }
-            None => {
-                let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
-                let page = match self.upstream.after(lowest, limit).await {
-                    Some(page) => page,
-                    None => {
-                        let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
-                        in_time(page).await?
-                    }
-                };
-                page.iter().try_for_each(&mut add)?;
+                events.filter(|event| event.position > lowest).try_for_each(&mut add_next)?;
+            } else {
+                let page = store::events::read_events(reader, self.ledger_id, lowest, limit as i64);
+                let page = in_time(page).await?;
+                page.iter().try_for_each(&mut add_next)?;
                 if page.is_empty() {
                     return Err(Error::Hole { ledger_id: self.ledger_id, expected: lowest + 1, found: head });
                 }
@@ -337,13 +365,15 @@ impl Service {
         Ok(Some(Prepared { claims: Arc::clone(claims), from, to, events, parts, oldest }))
     }
 
-    /// Lets changes gather, the longer the busier the ledger is.
-    async fn pause(&self, started: Instant, stop: &CancellationToken) {
-        let lag = |service: &Self| service.tail.head().saturating_sub(service.checkpoints.lowest());
-        let deep = || self.pressure.load(Ordering::Relaxed) >= PEAK_QUEUE_ITEMS && lag(self) < PEAK_LAG_MAX;
-        let pause = if lag(self) >= BUSY_EVENTS { PAUSE_BUSY } else { PAUSE_IDLE };
-        // A flush that is behind by more than one flush does not rest at all.
-        if lag(self) >= FLUSH_EVENTS_MAX as u64 && !deep() {
+    /// Lets changes gather after a flush, the longer the busier the ledger is; `shared`
+    /// is how long where that pays for a worker with some of the shards.
+    async fn pause(&self, started: Instant, flushed: &Prepared, shared: Duration, stop: &CancellationToken) {
+        let behind = || self.tail.head().saturating_sub(flushed.to);
+        let lag = || self.tail.head().saturating_sub(self.checkpoints.lowest());
+        let deep = || self.pressure.load(Ordering::Relaxed) >= PEAK_QUEUE_ITEMS && lag() < PEAK_LAG_MAX;
+        let busy = behind().max(flushed.events as u64) >= BUSY_EVENTS;
+        let pause = if busy { PAUSE_BUSY } else { PAUSE_IDLE };
+        if behind() >= NO_REST_EVENTS && !deep() {
             return;
         }
         let since = |pause: Duration| pause.saturating_sub(started.elapsed());
@@ -351,12 +381,26 @@ impl Service {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(since(pause)) => {}
         }
+        let mut claims = self.claims.clone();
+        // In steps, so that a reader here waits no longer than it would without.
+        while !since(shared).is_zero() && behind() >= SHARED_EVENTS && !self.checkpoints.are_awaited() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = claims.changed() => return,
+                () = tokio::time::sleep(since(shared).min(PAUSE_BUSY)) => {}
+            }
+        }
         while deep() && !since(PAUSE_PEAK).is_zero() {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PAUSE_BUSY) => {}
             }
         }
+    }
+
+    /// The pause of a worker that has so many of the shards.
+    fn shared_pause(&self, shards: usize) -> Duration {
+        PAUSE_BUSY.mul_f64(f64::from(self.shard_count) / shards.max(1) as f64).min(PAUSE_SHARED_MAX)
     }
 
     fn observe(&self, oldest: Option<DateTime<Utc>>) {

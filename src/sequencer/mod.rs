@@ -203,7 +203,7 @@ impl Handle {
     /// [`Unavailable::Overloaded`] at once when the queue is full, and the
     /// others as they say.
     pub async fn submit(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
-        self.enqueue(work, deadline, false, None).await
+        answered(self.enqueue(work, deadline, false, None)).await
     }
 
     /// The same for one part of a work that is submitted part by part: it is
@@ -215,16 +215,24 @@ impl Handle {
     /// Those of [`Self::submit`].
     pub async fn submit_in_order(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
         let number = self.ordered.fetch_add(1, Ordering::Relaxed);
-        self.enqueue(work, deadline, false, Some(number)).await
+        answered(self.enqueue(work, deadline, false, Some(number))).await
     }
 
-    /// The same for a request from another worker. [`Unavailable::Standby`] when
-    /// this worker does not sequence the ledger.
-    ///
-    /// # Errors
-    /// Those of [`Self::submit`].
-    pub async fn submit_forwarded(&self, work: Work, deadline: Instant) -> Result<Answer, Unavailable> {
-        self.enqueue(work, deadline, true, None).await
+    /// The same for requests from another worker, each with its deadline: all are in
+    /// the queue before the first is answered, and all answers are there when the
+    /// last one is. [`Unavailable::Standby`] when this worker does not sequence the
+    /// ledger.
+    pub async fn submit_forwarded(
+        &self,
+        requests: impl Iterator<Item = Result<(Work, Instant), Unavailable>>,
+    ) -> Vec<Result<Answer, Unavailable>> {
+        let enqueue = |(work, deadline)| self.enqueue(work, deadline, true, None);
+        let enqueued: Vec<_> = requests.map(|request| request.and_then(enqueue)).collect();
+        let mut answers = Vec::with_capacity(enqueued.len());
+        for request in enqueued {
+            answers.push(answered(request).await);
+        }
+        answers
     }
 
     /// Puts a request back that was to be forwarded, now that this worker
@@ -235,13 +243,13 @@ impl Handle {
         }
     }
 
-    async fn enqueue(
+    fn enqueue(
         &self,
         work: Work,
         deadline: Instant,
         forwarded: bool,
         ordered: Option<u64>,
-    ) -> Result<Answer, Unavailable> {
+    ) -> Result<Enqueued, Unavailable> {
         let items = work.items();
         let before = self.depth.fetch_add(items, Ordering::Relaxed);
         let ticket = Ticket { depth: Arc::clone(&self.depth), items };
@@ -252,8 +260,15 @@ impl Handle {
         let submission =
             Submission { work, deadline, reply, prefetched: false, forwarded, asked: false, ordered, _ticket: ticket };
         self.queue.try_send(submission).map_err(|_| Unavailable::Overloaded)?;
-        answer.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
+        Ok(answer)
     }
+}
+
+/// Where the answer to a request in the queue will be.
+type Enqueued = oneshot::Receiver<Result<Answer, Unavailable>>;
+
+async fn answered(enqueued: Result<Enqueued, Unavailable>) -> Result<Answer, Unavailable> {
+    enqueued?.await.unwrap_or(Err(Unavailable::OutcomeUnknown))
 }
 
 /// The right to sequence a ledger, as the cluster gave it.

@@ -24,6 +24,9 @@ use crate::store::{self, Connection, Database, Epoch, Error, LedgerId, Shard};
 /// Wait between tries at a database that is not there.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// Requests taken from the queue at a time while no engine serves.
+const INTAKE_MAX: usize = 128;
+
 /// Reading the outcome of an append back is one row by primary key; what takes
 /// longer has lost its connection.
 const READ_BACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -104,6 +107,7 @@ impl Service {
         waiting: &mut Waiting,
     ) -> Option<Claim> {
         let mut tick = tokio::time::interval(RETRY_PAUSE);
+        let mut arrived = Vec::with_capacity(INTAKE_MAX);
         loop {
             let state = self.claim.borrow_and_update().clone();
             match state {
@@ -119,7 +123,7 @@ impl Service {
             }
             tokio::select! {
                 changed = self.claim.changed() => changed.ok()?,
-                Some(submission) = queue.recv() => waiting.requests.push_back(submission),
+                1.. = queue.recv_many(&mut arrived, INTAKE_MAX) => waiting.requests.extend(arrived.drain(..)),
                 _ = tick.tick() => {
                     self.warm_up.expire();
                     expire(waiting);
