@@ -16,7 +16,12 @@ CREATE TABLE transaction_metadata (
 );
 GRANT SELECT, INSERT, UPDATE, DELETE ON transaction_metadata TO steelyard_serving;
 
--- Accounts are few against events, and most have no metadata.
+-- Accounts are few against events, and most have no metadata. While it is built
+-- projections wait, payments do not. Not CONCURRENTLY, which would wait for the
+-- workers that wait for this migration to end.
+SET LOCAL lock_timeout = '5s';
+SET LOCAL statement_timeout = '600s';
+-- squawk-ignore require-concurrent-index-creation
 CREATE INDEX accounts_metadata ON accounts USING gin (metadata jsonb_path_ops) WHERE metadata IS NOT NULL;
 
 -- `recorded_at` never falls along the log, so a time is a position, and is found
