@@ -378,7 +378,7 @@ impl Cursor {
 
     fn text(&self) -> String {
         let Self { known, from, to, at, version, running } = self;
-        let [from, to, at] = [from, to, at].map(|time| time.timestamp_micros());
+        let [from, to, at] = [from, to, at].map(DateTime::timestamp_micros);
         format!("{STATEMENT_CURSOR}{known},{from},{to},{at},{version},{running}")
     }
 }
