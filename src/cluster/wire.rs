@@ -131,7 +131,7 @@ struct KeyForm<'a> {
 #[serde(bound(deserialize = "'de: 'a"))]
 enum CommandForm<'a> {
     DefineAsset { code: &'a str, scale: u8 },
-    OpenAccount { code: &'a str, asset: &'a str, debit: bool, limits: LimitsForm, metadata: Option<&'a str> },
+    OpenAccount { code: &'a str, asset: &'a str, debit: Option<bool>, limits: [Option<Option<i128>>; 2], metadata: Option<&'a str> },
     Transact(TransactionForm<'a>),
 }
 
@@ -425,13 +425,15 @@ fn key(form: KeyForm<'_>) -> Key {
 fn command_form(command: &Command) -> CommandForm<'_> {
     match command {
         Command::DefineAsset { code, scale } => CommandForm::DefineAsset { code: code.as_str(), scale: *scale },
-        Command::OpenAccount(OpenAccount { code, asset, normal, limits, metadata }) => CommandForm::OpenAccount {
-            code: code.as_str(),
-            asset: asset.as_str(),
-            debit: *normal == Side::Debit,
-            limits: limits_form(*limits),
-            metadata: metadata.as_deref(),
-        },
+        Command::OpenAccount(OpenAccount { code, asset, normal, min_balance, max_balance, metadata }) => {
+            CommandForm::OpenAccount {
+                code: code.as_str(),
+                asset: asset.as_str(),
+                debit: normal.map(|normal| normal == Side::Debit),
+                limits: [*min_balance, *max_balance].map(|stated| stated.map(|bound| bound.map(Amount::get))),
+                metadata: metadata.as_deref(),
+            }
+        }
         Command::Transact(request) => CommandForm::Transact(TransactionForm {
             kind: request.kind.as_str(),
             legs: request
@@ -449,6 +451,7 @@ fn command_form(command: &Command) -> CommandForm<'_> {
             metadata: request.metadata.as_deref(),
             effective_at_us: request.effective_at.map(|at| at.timestamp_micros()),
         }),
+        _ => unimplemented!("wire"),
     }
 }
 
@@ -459,8 +462,9 @@ fn command(form: CommandForm<'_>) -> Result<Command, Malformed> {
             Command::OpenAccount(OpenAccount {
                 code: account_code(code)?,
                 asset: asset_code(asset)?,
-                normal: side(debit),
-                limits: limits(&bounds)?,
+                normal: debit.map(side),
+                min_balance: stated(bounds[0])?,
+                max_balance: stated(bounds[1])?,
                 metadata: metadata.map(Arc::from),
             })
         }
@@ -480,6 +484,7 @@ fn command(form: CommandForm<'_>) -> Result<Command, Malformed> {
                 description: form.description.map(Arc::from),
                 metadata: form.metadata.map(Arc::from),
                 effective_at: form.effective_at_us.map(time).transpose()?,
+                terms: None,
             })
         }
     })
@@ -561,7 +566,12 @@ fn posted(form: PostedForm<'_>, position: Position) -> Result<Transaction, Malfo
         reference: form.reference.map(Arc::from),
         description: form.description.map(Arc::from),
         metadata: form.metadata.map(Arc::from),
+        more: None,
     })
+}
+
+fn stated(bound: Option<Option<i128>>) -> Result<Option<Option<Amount>>, Malformed> {
+    bound.map(|bound| bound.map(amount).transpose()).transpose()
 }
 
 fn totals(balance: &Balance) -> [i128; 4] {
@@ -587,9 +597,9 @@ fn account_form(account: &Account) -> AccountForm<'_> {
         code: account.code.as_str(),
         asset: account.asset.as_str(),
         debit: account.normal == Side::Debit,
-        status: account.status.as_str(),
-        limits: limits_form(account.limits),
-        metadata: account.metadata.as_deref(),
+        status: account.attributes.status().as_str(),
+        limits: limits_form(account.attributes.limits),
+        metadata: account.attributes.metadata.as_deref(),
         opened_at_us: account.opened_at.timestamp_micros(),
         totals: totals(balance),
         version: balance.version,
@@ -603,9 +613,12 @@ fn account(form: AccountForm<'_>) -> Result<Account, Malformed> {
         code: account_code(form.code)?,
         asset: asset_code(form.asset)?,
         normal: side(form.debit),
-        status: AccountStatus::parse(form.status).ok_or(Malformed("status"))?,
-        limits: limits(&form.limits)?,
-        metadata: form.metadata.map(Arc::from),
+        attributes: crate::ledger::Attributes {
+            limits: limits(&form.limits)?,
+            metadata: form.metadata.map(Arc::from),
+            ..Default::default()
+        },
+        changed: 0,
         opened_at: time(form.opened_at_us)?,
         balance: balance(form.totals, form.version, form.position)?,
     })
@@ -629,6 +642,7 @@ fn refusal_form(refusal: &Refusal) -> RefusalForm<'_> {
         Refusal::AssetAlreadyExists { code, scale } => {
             RefusalForm::AssetAlreadyExists { code: code.as_str(), scale: *scale }
         }
+        _ => unimplemented!("wire"),
     }
 }
 

@@ -234,6 +234,7 @@ impl Problem {
             Refusal::AssetAlreadyExists { code, scale } => {
                 Self::new(Code::AssetAlreadyExists, format!("asset {code} has scale {scale}"))
             }
+            _ => unimplemented!("problem"),
         }
     }
 
@@ -252,6 +253,7 @@ impl Problem {
                 Code::BalanceLimitExceeded,
                 format!("account {account} would have {would_be}, and may not have more than {max_balance}"),
             ),
+            _ => unimplemented!("problem"),
         };
         Self { transaction_id, position: Some(position), reflects: Some(position), ..Self::new(code, detail) }
     }

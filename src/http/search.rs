@@ -196,11 +196,11 @@ impl AccountFilter {
         let posted: Amount = account.balance.posted(account.normal);
         self.asset.as_deref().is_none_or(|asset| account.asset.as_str() == asset)
             && self.normal.is_none_or(|normal| account.normal == normal)
-            && self.status.is_none_or(|status| account.status == status)
+            && self.status.is_none_or(|status| account.attributes.status() == status)
             && self.opened_from.is_none_or(|from| from <= account.opened_at)
             && self.opened_to.is_none_or(|to| account.opened_at < to)
             && self.posted.holds(posted)
-            && self.has_metadata(account.metadata.as_deref())
+            && self.has_metadata(account.attributes.metadata.as_deref())
     }
 
     /// Whatever its length and number: accounts are found in the object itself.

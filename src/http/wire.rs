@@ -260,10 +260,10 @@ impl AccountOutput {
             code: account.code.to_string(),
             asset: account.asset.to_string(),
             normal: normal.as_str(),
-            status: account.status.as_str(),
-            min_balance: account.limits.min_balance.map(AmountText),
-            max_balance: account.limits.max_balance.map(AmountText),
-            metadata: Metadata(account.metadata.clone()),
+            status: account.attributes.status().as_str(),
+            min_balance: account.attributes.limits.min_balance.map(AmountText),
+            max_balance: account.attributes.limits.max_balance.map(AmountText),
+            metadata: Metadata(account.attributes.metadata.clone()),
             shard,
             balance: BalanceOutput {
                 posted: AmountText(balance.posted(normal)),
@@ -394,7 +394,7 @@ impl TransactionOutput {
             Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
                 Self::rejected(event, rejected)
             }
-            Fact::AssetDefined { .. } | Fact::AccountOpened { .. } => None,
+            _ => None,
         }
     }
 

@@ -16,6 +16,7 @@ pub type AccountId = Position;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountStatus {
     Open,
+    /// Open, with a [`Freeze`].
     Frozen,
     Closed,
 }
@@ -31,6 +32,63 @@ impl AccountStatus {
 
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Open, Self::Frozen, Self::Closed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// Which legs a freeze declines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreezeScope {
+    All,
+    Debits,
+    Credits,
+}
+
+impl FreezeScope {
+    pub const ALL: [Self; 3] = [Self::All, Self::Debits, Self::Credits];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Debits => "debits",
+            Self::Credits => "credits",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    pub const fn stops(self, side: Side) -> bool {
+        matches!((self, side), (Self::All, _) | (Self::Debits, Side::Debit) | (Self::Credits, Side::Credit))
+    }
+}
+
+/// Legs that an account declines until it is unfrozen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    pub scope: FreezeScope,
+    /// Why, in the operator's words.
+    pub reason: Arc<str>,
+}
+
+/// Everything about an account that may change, beside its balance.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attributes {
+    pub closed: bool,
+    /// Kept while the account is closed: reopening does not lift it.
+    pub freeze: Option<Freeze>,
+    pub limits: Limits,
+    /// The client's own JSON object as it came, `None` for `{}`.
+    pub metadata: Option<Arc<str>>,
+}
+
+impl Attributes {
+    pub const fn status(&self) -> AccountStatus {
+        match (self.closed, &self.freeze) {
+            (true, _) => AccountStatus::Closed,
+            (false, Some(_)) => AccountStatus::Frozen,
+            (false, None) => AccountStatus::Open,
+        }
     }
 }
 
@@ -113,6 +171,32 @@ impl Balance {
         Some(after)
     }
 
+    /// The balance after one more pending leg, as of `position`: no leg is posted,
+    /// so the version stays. `None` when a total would have more than 38 digits.
+    pub fn with_pending(&self, side: Side, amount: Amount, position: Position) -> Option<Self> {
+        let mut after = *self;
+        match side {
+            Side::Debit => after.debits_pending = after.debits_pending.checked_add(amount)?,
+            Side::Credit => after.credits_pending = after.credits_pending.checked_add(amount)?,
+        }
+        after.position = position;
+        Some(after)
+    }
+
+    /// The balance after `amount` is pending no longer, as of `position`. `None`
+    /// when so much was not pending.
+    pub fn with_released(&self, side: Side, amount: Amount, position: Position) -> Option<Self> {
+        let mut after = *self;
+        let pending = match side {
+            Side::Debit => &mut after.debits_pending,
+            Side::Credit => &mut after.credits_pending,
+        };
+        let left = pending.get().checked_sub(amount.get()).filter(|left| *left >= 0)?;
+        *pending = Amount::new(left)?;
+        after.position = position;
+        Some(after)
+    }
+
     /// Saturates at the end of `i128`, which is further out than any limit, so
     /// that it compares with a limit as the exact number would.
     fn lowest(&self, normal: Side) -> i128 {
@@ -145,12 +229,19 @@ pub struct Account {
     pub code: AccountCode,
     pub asset: AssetCode,
     pub normal: Side,
-    pub status: AccountStatus,
-    pub limits: Limits,
-    /// The client's own JSON object as it came, `None` for `{}`.
-    pub metadata: Option<Arc<str>>,
+    pub attributes: Attributes,
     pub opened_at: DateTime<Utc>,
     pub balance: Balance,
+    /// Position of the last event that changed the attributes, as far as memory
+    /// knows: 0 for an account that was loaded from its projection.
+    pub changed: Position,
+}
+
+impl Account {
+    /// The last event that the account's state depends on.
+    pub fn touched(&self) -> Position {
+        self.balance.position.max(self.changed)
+    }
 }
 
 #[cfg(test)]

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use hashbrown::HashMap;
+use uuid::Uuid;
 
-use super::account::{Account, AccountStatus, Balance};
+use super::account::{Account, Attributes, Balance};
 use super::event::{Event, Fact, Position};
+use super::known::Known;
 use super::name::{AccountCode, AssetCode};
 
 /// Accounts that eviction may look at for each that it is to evict, so that a
@@ -13,6 +15,10 @@ use super::name::{AccountCode, AssetCode};
 const EVICTION_LOOKS: usize = 16;
 /// Looks that are always worth their time: some microseconds.
 const EVICTION_LOOKS_MIN: usize = 4_096;
+
+/// Transactions that may wait for a moment of their own: holds that expire and
+/// scheduled ones. All are in memory, at some 400 bytes each.
+pub const WAITING_MAX: usize = 1_000_000;
 
 /// The assets of a ledger, and those of its accounts that memory holds.
 ///
@@ -25,6 +31,7 @@ pub struct Book {
     slots: HashMap<AccountCode, u32>,
     accounts: Vec<Option<Slot>>,
     free: Vec<u32>,
+    known: HashMap<Uuid, Known>,
     undo: VecDeque<Undo>,
     /// Undo entries ever dropped from the front: makes marks absolute.
     settled: u64,
@@ -86,6 +93,17 @@ impl Book {
         self.accounts.iter().flatten().map(|slot| &slot.account)
     }
 
+    /// A transaction that memory knows.
+    pub fn known(&self, id: &Uuid) -> Option<&Known> {
+        self.known.get(id)
+    }
+
+    /// Takes in a transaction as the log has it. One that is in the book already
+    /// is newer than any copy, and stays.
+    pub fn load_known(&mut self, id: Uuid, known: Known) {
+        self.known.entry(id).or_insert(known);
+    }
+
     /// Takes in an asset that is known from elsewhere than an event.
     pub fn load_asset(&mut self, code: AssetCode, scale: u8) {
         self.assets.insert(code, scale);
@@ -131,9 +149,8 @@ impl Book {
                     code: code.clone(),
                     asset: asset.clone(),
                     normal: *normal,
-                    status: AccountStatus::Open,
-                    limits: *limits,
-                    metadata: metadata.clone(),
+                    attributes: Attributes { limits: *limits, metadata: metadata.clone(), ..Attributes::default() },
+                    changed: event.position,
                     opened_at: event.recorded_at,
                     balance: Balance { position: event.position, ..Balance::default() },
                 });
@@ -149,6 +166,7 @@ impl Book {
                 }
             }
             Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
+            _ => {}
         }
         Ok(())
     }

@@ -4,22 +4,42 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use smallvec::SmallVec;
+use uuid::Uuid;
 
-use super::account::{Account, AccountStatus, Balance, Limits};
+use super::account::{Account, AccountStatus, Balance, Freeze, Limits};
 use super::amount::Amount;
 use super::asset::SCALE_MAX;
 use super::book::Book;
 use super::event::{Event, Fact, Moment};
+use super::known::Known;
 use super::name::{AccountCode, AssetCode};
 use super::rejection::{Refusal, Rejection};
+use super::rule::{Rule, RuleKey};
 use super::transaction::{LEGS_MAX, Leg, LegRequest, RejectedTransaction, Side, Transaction, TransactionRequest};
 
 /// What a client wants to happen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    DefineAsset { code: AssetCode, scale: u8 },
+    DefineAsset {
+        code: AssetCode,
+        scale: u8,
+    },
     OpenAccount(OpenAccount),
     Transact(TransactionRequest),
+    Capture(Capture),
+    Void(Void),
+    Reverse(Reverse),
+    Cancel(Cancel),
+    ChangeAccount(ChangeAccount),
+    SetRule(Rule),
+    RemoveRule(RuleKey),
+    /// Nothing is to become effective before this any more.
+    ClosePeriod {
+        before: DateTime<Utc>,
+    },
+    /// What has come due of a transaction: a hold expires, a scheduled one is
+    /// decided. The sequencer's own; no client can send it.
+    Settle(Uuid),
 }
 
 /// The attributes of a new account.
@@ -27,9 +47,96 @@ pub enum Command {
 pub struct OpenAccount {
     pub code: AccountCode,
     pub asset: AssetCode,
-    pub normal: Side,
-    pub limits: Limits,
+    /// `None` is as the account's type has it, or credit.
+    pub normal: Option<Side>,
+    /// `None` is as the account's type has it, or 0; `Some(None)` is no floor.
+    pub min_balance: Option<Option<Amount>>,
+    /// `None` is as the account's type has it, or none; `Some(None)` is no cap.
+    pub max_balance: Option<Option<Amount>>,
     pub metadata: Option<Arc<str>>,
+}
+
+/// The client's own words about a command on an earlier transaction.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Notes {
+    pub reference: Option<Arc<str>>,
+    pub description: Option<Arc<str>>,
+    pub metadata: Option<Arc<str>>,
+}
+
+/// Post what a hold has reserved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Capture {
+    /// Id of the authorised payment.
+    pub payment: Uuid,
+    /// `None` is all that remains.
+    pub amount: Option<Amount>,
+    /// Give back what then remains.
+    pub last: bool,
+    pub notes: Notes,
+}
+
+/// Give back what a hold has reserved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Void {
+    pub payment: Uuid,
+    pub notes: Notes,
+}
+
+/// Post the counterpart of what a transaction has posted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reverse {
+    pub transaction: Uuid,
+    pub part: Part,
+    /// It may break a floor. Nothing else is waived.
+    pub force: bool,
+    pub notes: Notes,
+}
+
+/// How much of a transaction is reversed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Part {
+    /// All that is left.
+    Rest,
+    /// So much of each leg of a transaction of two legs.
+    Amount(Amount),
+    /// Legs of the reversal itself, each on the other side of a leg of the
+    /// transaction on the same account.
+    Legs(SmallVec<[LegRequest; 2]>),
+}
+
+/// Withdraw a scheduled transaction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cancel {
+    pub transaction: Uuid,
+    pub notes: Notes,
+}
+
+/// Change an account's attributes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangeAccount {
+    pub code: AccountCode,
+    pub change: AccountUpdate,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum AccountUpdate {
+    /// `None` leaves it as it is; `Some(None)` takes it away.
+    Update {
+        min_balance: Option<Option<Amount>>,
+        max_balance: Option<Option<Amount>>,
+        metadata: Option<Option<Arc<str>>>,
+    },
+    Freeze(Freeze),
+    Unfreeze {
+        reason: Arc<str>,
+    },
+    Close {
+        reason: Option<Arc<str>>,
+    },
+    Reopen {
+        reason: Option<Arc<str>>,
+    },
 }
 
 /// The answer to a command.
@@ -45,22 +152,32 @@ pub enum Verdict {
 
 impl Command {
     /// The accounts that must be in the book, or be known not to exist, before
-    /// [`decide`] may look at the command.
+    /// [`decide`] may look at the command; beside those of [`Self::transaction`].
     pub fn accounts(&self) -> impl Iterator<Item = &AccountCode> {
-        let (opened, legs): (Option<&AccountCode>, &[LegRequest]) = match self {
-            Self::DefineAsset { .. } => (None, &[]),
+        let (one, legs): (Option<&AccountCode>, &[LegRequest]) = match self {
             Self::OpenAccount(open) => (Some(&open.code), &[]),
+            Self::ChangeAccount(change) => (Some(&change.code), &[]),
             Self::Transact(request) => (None, &request.legs),
+            _ => (None, &[]),
         };
-        opened.into_iter().chain(legs.iter().map(|leg| &leg.account))
+        one.into_iter().chain(legs.iter().map(|leg| &leg.account))
     }
 
-    /// When the event is to count for the books.
-    pub fn effective_at(&self, recorded_at: DateTime<Utc>) -> DateTime<Utc> {
+    /// The transaction that must be in the book with its accounts, or be known not
+    /// to exist.
+    pub const fn transaction(&self) -> Option<Uuid> {
         match self {
-            Self::Transact(request) => request.effective_at.unwrap_or(recorded_at),
-            Self::DefineAsset { .. } | Self::OpenAccount(_) => recorded_at,
+            Self::Capture(Capture { payment, .. }) | Self::Void(Void { payment, .. }) => Some(*payment),
+            Self::Reverse(Reverse { transaction, .. }) | Self::Cancel(Cancel { transaction, .. }) => Some(*transaction),
+            Self::Settle(transaction) => Some(*transaction),
+            _ => None,
         }
+    }
+
+    /// Whether everything that is due must have been settled before it, and not
+    /// only what concerns its accounts.
+    pub const fn concerns_all(&self) -> bool {
+        matches!(self, Self::ClosePeriod { .. })
     }
 }
 
@@ -74,20 +191,33 @@ pub fn decide(book: &Book, command: &Command, at: &Moment) -> Verdict {
             Err(Declined::Refused(refusal)) => Verdict::Refuse(refusal),
             Err(Declined::Rejected(rejected)) => Verdict::Record(Fact::TransactionRejected(rejected)),
         },
+        _ => Verdict::Refuse(Refusal::Invalid("not yet".into())),
     }
 }
 
-/// The event that records `fact`.
-pub fn event(command: &Command, fact: Fact, idempotency_key: Option<Arc<str>>, at: &Moment) -> Event {
+/// The event that records `fact`, which [`decide`] has just given for `command` on `book`.
+pub fn event(book: &Book, command: &Command, fact: Fact, idempotency_key: Option<Arc<str>>, at: &Moment) -> Event {
     Event {
         position: at.position,
         recorded_at: at.recorded_at,
-        effective_at: command.effective_at(at.recorded_at),
-        transaction_id: match fact {
-            Fact::AssetDefined { .. } | Fact::AccountOpened { .. } => None,
-            Fact::TransactionPosted(_) | Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {
-                Some(at.transaction_id)
-            }
+        effective_at: match command {
+            Command::Transact(request) => request.effective_at.unwrap_or(at.recorded_at),
+            Command::Settle(id) => book.known(id).and_then(Known::due_at).unwrap_or(at.recorded_at),
+            _ => at.recorded_at,
+        },
+        transaction_id: match (&fact, command) {
+            (Fact::HoldReleased(release), _) => Some(release.hold.id),
+            (Fact::ScheduleCancelled(cancelled), _) => Some(cancelled.transaction),
+            (_, Command::Settle(id)) => Some(*id),
+            (
+                Fact::TransactionPosted(_)
+                | Fact::TransactionRejected(_)
+                | Fact::BatchRejected { .. }
+                | Fact::TransactionAuthorised(_)
+                | Fact::TransactionScheduled(_),
+                _,
+            ) => Some(at.transaction_id),
+            _ => None,
         },
         idempotency_key,
         fact,
@@ -106,16 +236,20 @@ fn define_asset(book: &Book, code: &AssetCode, scale: u8) -> Verdict {
 }
 
 fn open_account(book: &Book, open: &OpenAccount) -> Verdict {
-    if let (Some(floor), Some(cap)) = (open.limits.min_balance, open.limits.max_balance)
+    let (normal, limits) = (open.normal.unwrap_or(Side::Credit), Limits {
+        min_balance: open.min_balance.unwrap_or(Some(Amount::ZERO)),
+        max_balance: open.max_balance.unwrap_or_default(),
+    });
+    if let (Some(floor), Some(cap)) = (limits.min_balance, limits.max_balance)
         && floor > cap
     {
         return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance".into()));
     }
     if let Some(account) = book.account(&open.code) {
         let same = account.asset == open.asset
-            && account.normal == open.normal
-            && account.limits == open.limits
-            && account.metadata == open.metadata;
+            && account.normal == normal
+            && account.attributes.limits == limits
+            && account.attributes.metadata == open.metadata;
         return if same {
             Verdict::Unchanged
         } else {
@@ -128,8 +262,8 @@ fn open_account(book: &Book, open: &OpenAccount) -> Verdict {
     Verdict::Record(Fact::AccountOpened {
         code: open.code.clone(),
         asset: open.asset.clone(),
-        normal: open.normal,
-        limits: open.limits,
+        normal,
+        limits,
         metadata: open.metadata.clone(),
     })
 }
@@ -152,6 +286,7 @@ fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -> Result<Tr
             request: request.clone(),
             account_ids: accounts.iter().map(|account| account.id).collect(),
             reason,
+            scheduled: None,
         })
     };
     check_status(&accounts).map_err(rejected)?;
@@ -176,6 +311,7 @@ fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -> Result<Tr
         reference: request.reference.clone(),
         description: request.description.clone(),
         metadata: request.metadata.clone(),
+        more: None,
     })
 }
 
@@ -249,7 +385,7 @@ fn check_assets(legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refu
 }
 
 fn check_status(accounts: &Accounts<'_>) -> Result<(), Rejection> {
-    let first_with = |status| accounts.iter().find(|account| account.status == status);
+    let first_with = |status| accounts.iter().find(|account| account.attributes.status() == status);
     if let Some(account) = first_with(AccountStatus::Closed) {
         return Err(Rejection::AccountClosed { account: account.code.clone() });
     }
@@ -293,7 +429,7 @@ fn outcomes<'a>(
 /// A floor stops what lowers the balance; it does not stop money coming in.
 fn check_floors(accounts: &Accounts<'_>, after: &[Option<Balance>]) -> Result<(), Rejection> {
     for (account, after) in outcomes(accounts, after) {
-        let (Some(after), Some(min_balance)) = (after, account.limits.min_balance) else { continue };
+        let (Some(after), Some(min_balance)) = (after, account.attributes.limits.min_balance) else { continue };
         let normal = account.normal;
         let lowers = after.posted(normal) < account.balance.posted(normal);
         if lowers && after.is_below_floor(normal, min_balance) {
@@ -314,7 +450,7 @@ fn check_caps(accounts: &Accounts<'_>, after: &[Option<Balance>]) -> Result<(), 
             max_balance,
         };
         let Some(after) = after else { return Err(exceeded(Amount::MAX, Amount::MAX)) };
-        let Some(max_balance) = account.limits.max_balance else { continue };
+        let Some(max_balance) = account.attributes.limits.max_balance else { continue };
         let normal = account.normal;
         let raises = after.posted(normal) > account.balance.posted(normal);
         if raises && after.is_above_cap(normal, max_balance) {

@@ -5,7 +5,8 @@
 //! and identifiers as inputs, so that a history replayed gives the same book.
 //!
 //! Reading order: [`amount`], [`name`], [`asset`], [`account`],
-//! [`transaction`], [`rejection`], [`event`], [`book`], [`decide`].
+//! [`transaction`], [`rule`], [`rejection`], [`event`], [`known`], [`book`],
+//! [`decide`].
 
 pub mod account;
 pub mod amount;
@@ -14,15 +15,24 @@ pub mod book;
 pub mod decide;
 pub mod event;
 pub mod name;
+pub mod known;
 pub mod rejection;
+pub mod rule;
 pub mod transaction;
 
-pub use account::{Account, AccountId, AccountStatus, Balance, Limits};
+pub use account::{Account, AccountId, AccountStatus, Attributes, Balance, Freeze, FreezeScope, Limits};
 pub use amount::Amount;
 pub use asset::Asset;
 pub use book::{Book, Mark};
-pub use decide::{Command, OpenAccount, Verdict, decide};
-pub use event::{Event, Fact, Moment, Position};
+pub use decide::{
+    AccountUpdate, Cancel, Capture, ChangeAccount, Command, Notes, OpenAccount, Part, Reverse, Verdict, Void, decide,
+};
+pub use event::{AccountChanged, Change, Event, Fact, Moment, Position};
+pub use known::{Hold, HoldState, Known, Posted, State};
 pub use name::{AccountCode, AssetCode, LedgerName};
 pub use rejection::{Refusal, Rejection};
-pub use transaction::{Kind, Leg, LegRequest, RejectedTransaction, Side, Transaction, TransactionRequest};
+pub use rule::{AccountType, Direction, Rule, RuleKey, Scope, VelocityLimit, Window};
+pub use transaction::{
+    Authorisation, Cancelled, Expiry, HoldRef, Kind, Leg, LegRequest, More, Origin, Rate, RejectedTransaction, Release,
+    ReleaseReason, Scheduled, Side, Terms, Transaction, TransactionRequest, Usage,
+};

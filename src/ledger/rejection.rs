@@ -5,21 +5,38 @@
 //! | # | code | recorded |
 //! | --- | --- | --- |
 //! | 1 | `validation_failed` | no |
-//! | 2 | `same_account` | no |
-//! | 3 | `account_not_found` | no |
-//! | 4 | `asset_mismatch` | no |
-//! | 5 | `account_closed` | yes |
-//! | 6 | `account_frozen` | yes |
-//! | 7 | `insufficient_funds` | yes |
-//! | 8 | `balance_limit_exceeded` | yes |
+//! | 2 | `transaction_not_found` | no |
+//! | 3 | `not_a_hold`, `not_reversible`, `not_scheduled` | no |
+//! | 4 | `same_account` | no |
+//! | 5 | `account_not_found` | no |
+//! | 6 | `asset_mismatch` | no |
+//! | 7 | `overloaded`: too many transactions wait for a moment | no |
+//! | 8 | `hold_not_open` | yes |
+//! | 9 | `capture_exceeds_hold` | yes |
+//! | 10 | `schedule_not_open` | yes |
+//! | 11 | `reversal_exceeds_transaction` | yes |
+//! | 12 | `period_closed` | yes |
+//! | 13 | `account_closed` | yes |
+//! | 14 | `account_frozen` | yes |
+//! | 15 | `velocity_limit_exceeded` | yes |
+//! | 16 | `insufficient_funds` | yes |
+//! | 17 | `balance_limit_exceeded` | yes |
+//!
+//! Accounts, assets and rules have refusals of their own, none of them recorded.
 //!
 //! Within one code the first leg that shows it is named.
 
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
 use smallvec::SmallVec;
+use uuid::Uuid;
 
 use super::account::Account;
 use super::amount::Amount;
+use super::known::HoldState;
 use super::name::{AccountCode, AssetCode};
+use super::rule::RuleKey;
 
 /// The request cannot mean anything in this book. Nothing is recorded, and the
 /// idempotency key stays free.
@@ -46,16 +63,75 @@ pub enum Refusal {
         code: AssetCode,
         scale: u8,
     },
+    TransactionNotFound(Uuid),
+    /// What was to be captured or voided never was a hold.
+    NotAHold(Uuid),
+    /// What was to be reversed has not been posted.
+    NotReversible(Uuid),
+    /// What was to be cancelled never was scheduled.
+    NotScheduled(Uuid),
+    /// [`super::book::WAITING_MAX`] transactions wait for a moment of their own.
+    TooManyWaiting,
+    /// A floor above what is available, or a cap below what is expected.
+    LimitsConflict {
+        account: AccountCode,
+        /// The name of the limit, `min_balance` or `max_balance`.
+        limit: &'static str,
+        /// The balance that it has to hold for.
+        balance: Amount,
+    },
+    /// What an account must not be for this: says what it is.
+    AccountState {
+        account: AccountCode,
+        /// `closed`, or `not_empty` for one that is to be closed.
+        state: &'static str,
+    },
+    RuleNotFound(RuleKey),
+    /// [`super::rule::RULES_MAX`] rules of the sort are set.
+    TooManyRules,
+    /// The period up to this was closed before.
+    PeriodAlreadyClosed(DateTime<Utc>),
 }
 
 /// A business rule says no. That is a fact and is recorded as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
+    /// The hold has ended.
+    HoldNotOpen {
+        account: AccountCode,
+        state: HoldState,
+    },
+    CaptureExceedsHold {
+        account: AccountCode,
+        remaining: Amount,
+    },
+    /// The scheduled transaction has been posted, rejected or cancelled.
+    ScheduleNotOpen {
+        account: AccountCode,
+    },
+    /// More than is left of the account's leg, which may be nothing.
+    ReversalExceedsTransaction {
+        account: AccountCode,
+        remaining: Amount,
+    },
+    /// It would become effective in a period that is closed.
+    PeriodClosed {
+        account: AccountCode,
+        before: DateTime<Utc>,
+    },
     AccountClosed {
         account: AccountCode,
     },
     AccountFrozen {
         account: AccountCode,
+    },
+    VelocityLimitExceeded {
+        account: AccountCode,
+        /// Name of the limit.
+        limit: Arc<str>,
+        /// When the same would pass, if nothing else moves; `None` for never: it is
+        /// more than the limit by itself.
+        passes_at: Option<DateTime<Utc>>,
     },
     /// The floor would be broken: `available` would fall to `would_be`.
     InsufficientFunds {
@@ -77,6 +153,12 @@ impl Rejection {
     /// The stable code, as in the log and in the API.
     pub const fn code(&self) -> &'static str {
         match self {
+            Self::HoldNotOpen { .. } => "hold_not_open",
+            Self::CaptureExceedsHold { .. } => "capture_exceeds_hold",
+            Self::ScheduleNotOpen { .. } => "schedule_not_open",
+            Self::ReversalExceedsTransaction { .. } => "reversal_exceeds_transaction",
+            Self::PeriodClosed { .. } => "period_closed",
+            Self::VelocityLimitExceeded { .. } => "velocity_limit_exceeded",
             Self::AccountClosed { .. } => "account_closed",
             Self::AccountFrozen { .. } => "account_frozen",
             Self::InsufficientFunds { .. } => "insufficient_funds",
@@ -86,7 +168,13 @@ impl Rejection {
 
     pub const fn account(&self) -> &AccountCode {
         match self {
-            Self::AccountClosed { account }
+            Self::HoldNotOpen { account, .. }
+            | Self::CaptureExceedsHold { account, .. }
+            | Self::ScheduleNotOpen { account }
+            | Self::ReversalExceedsTransaction { account, .. }
+            | Self::PeriodClosed { account, .. }
+            | Self::VelocityLimitExceeded { account, .. }
+            | Self::AccountClosed { account }
             | Self::AccountFrozen { account }
             | Self::InsufficientFunds { account, .. }
             | Self::BalanceLimitExceeded { account, .. } => account,

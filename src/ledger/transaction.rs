@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use smallvec::SmallVec;
+use uuid::Uuid;
 
 use super::account::{AccountId, Balance};
 use super::amount::Amount;
+use super::event::Position;
 use super::name::{AccountCode, AssetCode};
 use super::rejection::Rejection;
 
@@ -34,22 +36,40 @@ impl Side {
     }
 }
 
-/// What a client meant with a transaction; the rules are the same for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a client meant with a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Two legs: `from` is debited, `to` is credited.
     Payment,
+    /// Legs as the client wrote them.
+    Transaction,
+    /// Posts funds that a hold has reserved.
+    Capture,
+    /// Gives the funds of a hold back. Never posts; a declined one is recorded.
+    Void,
+    /// Takes back what a transaction has posted, or a part of it.
+    Reversal,
+    /// Withdraws a scheduled transaction. Never posts; a declined one is recorded.
+    Cancellation,
 }
 
 impl Kind {
+    pub const ALL: [Self; 6] =
+        [Self::Payment, Self::Transaction, Self::Capture, Self::Void, Self::Reversal, Self::Cancellation];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Payment => "payment",
+            Self::Transaction => "transaction",
+            Self::Capture => "capture",
+            Self::Void => "void",
+            Self::Reversal => "reversal",
+            Self::Cancellation => "cancellation",
         }
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Payment].into_iter().find(|k| k.as_str() == text)
+        Self::ALL.into_iter().find(|k| k.as_str() == text)
     }
 }
 
@@ -72,11 +92,59 @@ pub struct TransactionRequest {
     pub description: Option<Arc<str>>,
     /// The client's own JSON object as it came, `None` for `{}`.
     pub metadata: Option<Arc<str>>,
-    /// When it counts for the books; `None` is when it is recorded.
+    /// When it counts for the books; `None` is when it is recorded. In the future
+    /// it is scheduled for that moment.
     pub effective_at: Option<DateTime<Utc>>,
+    /// What few transactions ask for beside all that.
+    pub terms: Option<Box<Terms>>,
+}
+
+/// The rarer wishes of a [`TransactionRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Only reserve the funds: to be captured or voided later. For payments only.
+    pub hold: Option<Expiry>,
+    /// Exchange rates that the legs are checked against.
+    pub rates: Vec<Rate>,
+    /// Of an attempt to capture, void, reverse or cancel: the transaction that it
+    /// was about. Set by the core, in the record of a declined attempt only.
+    pub of: Option<Uuid>,
+    /// Of a declined reversal: whether it was allowed to break a floor.
+    pub force: bool,
+}
+
+/// When a hold ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    Never,
+    At(DateTime<Utc>),
+    /// Seconds after it is recorded.
+    In(u32),
+}
+
+/// An exchange rate that a transaction states and is checked against: the sum of
+/// the debits in `from`, times `rate`, both counted in whole units, is the sum of
+/// the debits in `to` plus `remainder`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub from: AssetCode,
+    pub to: AssetCode,
+    /// Units of `to` for one unit of `from`: a plain decimal, more than zero.
+    pub rate: Arc<str>,
+    /// What rounding left over, in the smallest unit of `to`: a plain decimal
+    /// between -1 and 1. `None` is nothing.
+    pub remainder: Option<Arc<str>>,
 }
 
 impl TransactionRequest {
+    pub fn hold(&self) -> Option<Expiry> {
+        self.terms.as_ref().and_then(|terms| terms.hold)
+    }
+
+    pub fn rates(&self) -> &[Rate] {
+        self.terms.as_ref().map_or(&[], |terms| &terms.rates)
+    }
+
     /// The two-leg transaction.
     pub fn payment(from: AccountCode, to: AccountCode, amount: Amount, asset: AssetCode) -> Self {
         let debit = LegRequest { account: from, side: Side::Debit, amount, asset: asset.clone() };
@@ -88,6 +156,7 @@ impl TransactionRequest {
             description: None,
             metadata: None,
             effective_at: None,
+            terms: None,
         }
     }
 }
@@ -115,6 +184,109 @@ pub struct Transaction {
     pub reference: Option<Arc<str>>,
     pub description: Option<Arc<str>>,
     pub metadata: Option<Arc<str>>,
+    /// What few transactions have beside all that.
+    pub more: Option<Box<More>>,
+}
+
+/// The rarer parts of a posted [`Transaction`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct More {
+    pub origin: Option<Origin>,
+    pub rates: Vec<Rate>,
+    /// What velocity limits have counted with it, in the order of the legs.
+    pub usage: Vec<Usage>,
+}
+
+/// Where a posted transaction comes from, if not from a client alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A part, or the whole, of a hold.
+    Capture {
+        hold: HoldRef,
+        /// Still reserved afterwards; 0 ends the hold.
+        remaining: Amount,
+        /// What the hold has captured in all, with this.
+        captured: Amount,
+    },
+    /// The counterpart of what a transaction has posted.
+    Reversal {
+        transaction: Uuid,
+        /// Of each of that transaction's legs, what is not reversed yet afterwards.
+        remaining: SmallVec<[Amount; 2]>,
+        /// It was allowed to break a floor.
+        forced: bool,
+    },
+    /// It was scheduled for this moment, at `position`, under the same id.
+    Schedule { position: Position },
+}
+
+/// Where a hold is found: in the shard of its first account, under its position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRef {
+    /// Id of the transaction that was authorised.
+    pub id: Uuid,
+    /// Position of the event that authorised it.
+    pub position: Position,
+}
+
+/// What a velocity limit has counted for an account in one of its buckets, with
+/// this transaction: absolute numbers, so that whoever folds needs none from before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Index of the leg.
+    pub leg: u16,
+    /// Position of the event that set the limit.
+    pub limit: Position,
+    /// The bucket's beginning, in seconds since 1970, UTC.
+    pub bucket: i64,
+    pub count: u32,
+    pub amount: Amount,
+}
+
+/// Funds that are reserved: a transaction of two legs whose amounts are pending.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorisation {
+    /// Its legs leave pending amounts behind, and their accounts' versions as they were.
+    pub transaction: Transaction,
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+/// Why a hold gave funds back without posting them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseReason {
+    Voided,
+    Expired,
+}
+
+/// The end of a hold of which something was left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub hold: HoldRef,
+    pub reason: ReleaseReason,
+    /// The hold's legs, with the amount that is no longer pending.
+    pub legs: SmallVec<[Leg; 2]>,
+    /// What the hold had captured before.
+    pub captured: Amount,
+}
+
+/// A transaction that will be decided, posted or rejected, at its `effective_at`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheduled {
+    /// With its `effective_at`.
+    pub request: TransactionRequest,
+    /// The accounts of the request's legs, in their order.
+    pub account_ids: SmallVec<[AccountId; 2]>,
+}
+
+/// A scheduled transaction that was withdrawn before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancelled {
+    pub transaction: Uuid,
+    /// Position of the event that scheduled it.
+    pub position: Position,
+    /// The first leg's account, in whose shard it is kept.
+    pub account: AccountCode,
+    pub account_id: AccountId,
 }
 
 /// A transaction that a business rule declined: what was asked, and why not.
@@ -124,4 +296,6 @@ pub struct RejectedTransaction {
     /// The accounts of the request's legs, in their order.
     pub account_ids: SmallVec<[AccountId; 2]>,
     pub reason: Rejection,
+    /// It had been scheduled, at this position, under the same id.
+    pub scheduled: Option<Position>,
 }

@@ -31,6 +31,7 @@ pub fn concerns(event: &Event, wanted: impl Fn(&AccountCode) -> bool) -> bool {
         Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
             rejected.request.legs.iter().any(|leg| wanted(&leg.account))
         }
+        _ => unimplemented!("fold"),
     }
 }
 
@@ -96,6 +97,7 @@ impl<'a> Fold<'a> {
                     self.add_metadata(event.position, json, leg.account.as_str(), *account_id);
                 }
             }
+            _ => unimplemented!("fold"),
         }
     }
 

@@ -127,6 +127,7 @@ impl Replay {
             Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
                 self.reject(event, rejected, &mut observe)?;
             }
+            _ => unimplemented!("replay"),
         }
         (self.position, self.recorded_at, self.epoch) = (event.position, event.recorded_at, *epoch);
         Ok(())
@@ -225,7 +226,7 @@ impl Replay {
         observe: &mut impl FnMut(usize, &Account, Change<'_>),
     ) -> Result<(), Contradiction> {
         let transaction_id = transaction_id(event)?;
-        let RejectedTransaction { request, account_ids, reason } = rejected;
+        let RejectedTransaction { scheduled: _, request, account_ids, reason } = rejected;
         check_balance(event.position, request.legs.iter().map(|leg| (&leg.asset, leg.side, leg.amount)))?;
         for (leg_index, (LegRequest { account, asset, .. }, id)) in request.legs.iter().zip(account_ids).enumerate() {
             let index = self.find(event.position, *id, account, asset)?;

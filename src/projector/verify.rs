@@ -398,7 +398,7 @@ impl Ledger {
                 report.transactions += 1;
                 report.legs += transaction.legs.len() as u64;
             }
-            Fact::AccountOpened { .. } | Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
+            _ => {}
         }
         if let Some(key) = &event.idempotency_key {
             self.keys.expect(&key_use(&store::keys::hash(key), event.position));

@@ -446,7 +446,7 @@ impl Engine {
             Verdict::Record(fact) => {
                 let index = self.open.events.len();
                 let text = item.key.as_ref().map(|key| Arc::clone(&key.text));
-                self.record(event(&item.command, fact, text, &at));
+                self.record(event(&self.book, &item.command, fact, text, &at));
                 if let Some(key) = &item.key {
                     self.use_key(key, at.position, 1);
                 }
@@ -454,7 +454,7 @@ impl Engine {
             }
             Verdict::Unchanged => Outcome::Unchanged(match &item.command {
                 Command::OpenAccount(open) => self.book.account(&open.code).cloned().map(Box::new),
-                Command::DefineAsset { .. } | Command::Transact(_) => None,
+                _ => None,
             }),
             Verdict::Refuse(refusal) => Outcome::Refused { item: 0, refusal },
         }
@@ -470,7 +470,7 @@ impl Engine {
             let declined = match decide(&self.book, command, &at) {
                 Verdict::Record(Fact::TransactionRejected(rejected)) => Ok(Fact::BatchRejected { item, rejected }),
                 Verdict::Record(fact) => {
-                    self.record(event(command, fact, Some(Arc::clone(&key.text)), &at));
+                    self.record(event(&self.book, command, fact, Some(Arc::clone(&key.text)), &at));
                     continue;
                 }
                 Verdict::Unchanged => continue,
@@ -483,7 +483,7 @@ impl Engine {
                 Err(refusal) => Outcome::Refused { item, refusal },
                 Ok(fact) => {
                     let at = self.moment();
-                    self.record(event(command, fact, Some(Arc::clone(&key.text)), &at));
+                    self.record(event(&self.book, command, fact, Some(Arc::clone(&key.text)), &at));
                     self.use_key(key, at.position, 1);
                     Outcome::Recorded { index, count: 1 }
                 }
@@ -734,7 +734,7 @@ fn count_decisions(events: &[Event]) {
             Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
                 counter!(metric::DECISIONS, "outcome" => rejected.reason.code()).increment(1);
             }
-            Fact::AccountOpened { .. } | Fact::AssetDefined { .. } => {
+            _ => {
                 counter!(metric::DECISIONS, "outcome" => event.fact.type_name()).increment(1);
             }
         }

@@ -162,7 +162,7 @@ async fn read_touched(
                     }
                 }
                 Fact::AccountOpened { .. } => touched.opened.push(event),
-                Fact::AssetDefined { .. } | Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
+                _ => {}
             }
         }
     }

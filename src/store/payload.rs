@@ -54,6 +54,7 @@ pub fn write(fact: &Fact, out: &mut String) {
         Fact::TransactionPosted(transaction) => write_transaction(out, transaction),
         Fact::TransactionRejected(rejected) => write_rejected(out, rejected, None),
         Fact::BatchRejected { item, rejected } => write_rejected(out, rejected, Some(*item)),
+        _ => unimplemented!("payload"),
     }
 }
 
@@ -95,7 +96,7 @@ fn write_transaction(out: &mut String, transaction: &Transaction) {
 }
 
 fn write_rejected(out: &mut String, rejected: &RejectedTransaction, item: Option<usize>) {
-    let RejectedTransaction { request, account_ids, reason } = rejected;
+    let RejectedTransaction { request, account_ids, reason, scheduled: _ } = rejected;
     let shared = shared_asset(request.legs.iter().map(|leg| &leg.asset));
     out.push('{');
     if let Some(item) = item {
@@ -130,6 +131,7 @@ fn write_rejected(out: &mut String, rejected: &RejectedTransaction, item: Option
             write_integer(out, "would_be", *would_be);
             write_integer(out, "max_balance", *max_balance);
         }
+        _ => unimplemented!("payload"),
     }
     out.push('}');
     write_note(out, "description", request.description.as_deref());
@@ -353,6 +355,7 @@ fn posted(v1: TransactionV1<'_>, position: Position) -> Result<Transaction, &'st
         reference: v1.reference.map(Arc::from),
         description: v1.description.map(Arc::from),
         metadata: canonical(v1.metadata)?,
+        more: None,
     })
 }
 
@@ -375,6 +378,7 @@ fn rejected(v1: TransactionV1<'_>) -> Result<RejectedTransaction, &'static str> 
     Ok(RejectedTransaction {
         account_ids: v1.legs.iter().map(|leg| leg.account_id).collect(),
         reason: rejection(reason)?,
+        scheduled: None,
         request: TransactionRequest {
             kind: Kind::parse(v1.kind).ok_or("kind")?,
             legs: v1.legs.iter().map(leg).collect::<Result<_, &'static str>>()?,
@@ -382,6 +386,7 @@ fn rejected(v1: TransactionV1<'_>) -> Result<RejectedTransaction, &'static str> 
             description: v1.description.map(Arc::from),
             metadata: canonical(v1.metadata)?,
             effective_at: None,
+            terms: None,
         },
     })
 }

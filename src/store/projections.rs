@@ -328,9 +328,13 @@ impl AccountRow {
             code: AccountCode::new(&self.code).map_err(|_| invalid("code"))?,
             asset: AssetCode::new(&self.asset).map_err(|_| invalid("asset"))?,
             normal: Side::parse(&self.normal_side).ok_or_else(|| invalid("normal side"))?,
-            status: AccountStatus::parse(&self.status).ok_or_else(|| invalid("status"))?,
-            limits: Limits { min_balance: self.min_balance, max_balance: self.max_balance },
-            metadata: self.metadata.and_then(|json| crate::metadata::canonical(&json.0).ok().flatten()),
+            attributes: crate::ledger::Attributes {
+                closed: self.status == "closed",
+                freeze: None,
+                limits: Limits { min_balance: self.min_balance, max_balance: self.max_balance },
+                metadata: self.metadata.and_then(|json| crate::metadata::canonical(&json.0).ok().flatten()),
+            },
+            changed: 0,
             opened_at: self.opened_at,
             balance: Balance {
                 debits_posted: self.debits_posted,

@@ -23,7 +23,7 @@ use super::super::wire::{
 use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
-use crate::ledger::{
+use crate::ledger::{Attributes, 
     Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Position, Side,
 };
 use crate::metadata;
@@ -147,11 +147,11 @@ pub fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> 
         }
     };
     let min_balance = match input.min_balance {
-        None => Some(Amount::ZERO),
-        Some(stated) => bound("/min_balance", stated),
+        None => None,
+        Some(stated) => Some(bound("/min_balance", stated)),
     };
-    let max_balance = bound("/max_balance", input.max_balance);
-    if let (Some(floor), Some(cap)) = (min_balance, max_balance)
+    let max_balance = Some(bound("/max_balance", input.max_balance));
+    if let (Some(Some(floor)), Some(Some(cap))) = (min_balance, max_balance)
         && floor > cap
     {
         wrong("/min_balance", "min_balance must not be above max_balance".to_owned());
@@ -165,7 +165,7 @@ pub fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> 
     };
     match (code, asset, normal) {
         (Some(code), Some(asset), Some(normal)) if errors.is_empty() => {
-            Ok(OpenAccount { code, asset, normal, limits: Limits { min_balance, max_balance }, metadata })
+            Ok(OpenAccount { code, asset, normal: Some(normal), min_balance, max_balance, metadata })
         }
         _ => Err(errors),
     }
@@ -201,9 +201,8 @@ fn account_of(event: &Event) -> Option<Account> {
         code: code.clone(),
         asset: asset.clone(),
         normal: *normal,
-        status: AccountStatus::Open,
-        limits: *limits,
-        metadata: metadata.clone(),
+        attributes: Attributes { limits: *limits, metadata: metadata.clone(), ..Attributes::default() },
+        changed: event.position,
         opened_at: event.recorded_at,
         balance: Balance { position: event.position, ..Balance::default() },
     })

@@ -96,7 +96,7 @@ pub fn rejection(event: &Event) -> Problem {
             let problem = Problem::rejected(&rejected.reason, event.transaction_id, event.position);
             problem.at(format!("/payments/{item}"))
         }
-        Fact::AssetDefined { .. } | Fact::AccountOpened { .. } | Fact::TransactionPosted(_) => no_outcome(),
+        _ => no_outcome(),
     }
 }
 
