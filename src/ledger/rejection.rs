@@ -105,10 +105,6 @@ pub enum Rejection {
         account: AccountCode,
         remaining: Amount,
     },
-    /// The scheduled transaction has been posted, rejected or cancelled.
-    ScheduleNotOpen {
-        account: AccountCode,
-    },
     /// More than is left of the account's leg, which may be nothing.
     ReversalExceedsTransaction {
         account: AccountCode,
@@ -155,7 +151,6 @@ impl Rejection {
         match self {
             Self::HoldNotOpen { .. } => "hold_not_open",
             Self::CaptureExceedsHold { .. } => "capture_exceeds_hold",
-            Self::ScheduleNotOpen { .. } => "schedule_not_open",
             Self::ReversalExceedsTransaction { .. } => "reversal_exceeds_transaction",
             Self::PeriodClosed { .. } => "period_closed",
             Self::VelocityLimitExceeded { .. } => "velocity_limit_exceeded",
@@ -170,7 +165,6 @@ impl Rejection {
         match self {
             Self::HoldNotOpen { account, .. }
             | Self::CaptureExceedsHold { account, .. }
-            | Self::ScheduleNotOpen { account }
             | Self::ReversalExceedsTransaction { account, .. }
             | Self::PeriodClosed { account, .. }
             | Self::VelocityLimitExceeded { account, .. }
