@@ -12,3 +12,4 @@ mod precedence;
 mod properties;
 mod run;
 mod scenario;
+mod velocity;
