@@ -10,7 +10,7 @@
 //! is there, so everything that is due before it on its accounts goes first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -117,7 +117,8 @@ impl Due {
 
     /// Looks at the book for what is due next.
     pub fn refresh(&mut self, book: &Book) {
-        let waits = |(due_at, _, id): (DateTime<Utc>, Position, Uuid)| (!self.set_aside.contains(&id)).then_some(due_at);
+        let waits =
+            |(due_at, _, id): (DateTime<Utc>, Position, Uuid)| (!self.set_aside.contains(&id)).then_some(due_at);
         let next_at = book.due(None, DateTime::<Utc>::MAX_UTC).find_map(waits);
         self.next_at = next_at.unwrap_or(DateTime::<Utc>::MAX_UTC);
     }

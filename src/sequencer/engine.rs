@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::append::{APPENDS_MAX, Appends, Ended, InFlight, ended};
-use super::due::{self, AccountHash, Due, Item as DueItem, Needed, SetAside};
+use super::due::{self, AccountHash, Due, Needed, SetAside};
 use super::keys::RecentKeys;
 use super::load::Loaded;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
@@ -39,8 +39,7 @@ use crate::clock::{Clock, IdSource, recorded_at};
 use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
 use crate::ledger::{
-    Account, AccountCode, Book, Command, Event, Fact, Kind, Known, Mark, Moment, Position, State, Verdict,
-    decide,
+    Account, AccountCode, Book, Command, Event, Fact, Kind, Known, Mark, Moment, Position, State, Verdict, decide,
 };
 use crate::projector::Checkpoints;
 use crate::shard::shard_of;
@@ -439,7 +438,8 @@ impl Engine {
         ids.dedup();
         let (ledger_id, shard_count) = (self.context.ledger_id, self.context.shard_count);
         self.prefetch = Some(tokio::spawn(async move {
-            let fetched = tokio::time::timeout(PREFETCH_TIMEOUT, fetch(&mut conn, ledger_id, shard_count, codes, &ids, &hashes));
+            let fetched =
+                tokio::time::timeout(PREFETCH_TIMEOUT, fetch(&mut conn, ledger_id, shard_count, codes, &ids, &hashes));
             let result = fetched.await.unwrap_or_else(|_| Err(store::error::timed_out("a prefetch took too long")));
             Ended { conn: Some(conn), result }
         }));
@@ -610,7 +610,8 @@ impl Engine {
 
     /// Takes back the last events of the open batch, from `index` on.
     fn take_back_from(&mut self, mark: Mark, index: usize, head: Position) {
-        let changed: SmallVec<[Uuid; 2]> = self.open.events.drain(index..).filter_map(|event| due::changes(&event)).collect();
+        let changed: SmallVec<[Uuid; 2]> =
+            self.open.events.drain(index..).filter_map(|event| due::changes(&event)).collect();
         for id in &changed {
             self.book.known(id).into_iter().for_each(|known| self.due.remove(*id, known));
         }
@@ -858,7 +859,9 @@ impl Engine {
         });
         let decided = in_flight.into_iter().flat_map(|follower| follower.pending).chain(self.open.pending);
         let decided = decided.map(|pending| pending.submission);
-        let waiting = in_order(decided.chain(self.prefetching).chain(self.parked).chain(self.behind_due).chain(self.backlog).collect());
+        let waiting = in_order(
+            decided.chain(self.prefetching).chain(self.parked).chain(self.behind_due).chain(self.backlog).collect(),
+        );
         if let Some(prefetch) = self.prefetch {
             prefetch.abort();
         }
@@ -947,7 +950,8 @@ fn expire(waiting: &mut VecDeque<Submission>) {
 
 fn count_decisions(events: &[Event]) {
     // What there may be thousands of in a batch is counted at once.
-    let mut frequent = [("posted", 0), ("captured", 0), ("reversed", 0), ("transaction_authorised", 0), ("hold_expired", 0)];
+    let mut frequent =
+        [("posted", 0), ("captured", 0), ("reversed", 0), ("transaction_authorised", 0), ("hold_expired", 0)];
     for event in events {
         let outcome = match &event.fact {
             Fact::TransactionPosted(transaction) => match transaction.kind {

@@ -184,12 +184,14 @@ impl Trace {
     /// Notes what one more event of the stretch says.
     fn note(traces: &mut HashMap<Uuid, Self>, event: &Event) -> Result<(), Error> {
         let Some(id) = due::changes(event) else { return Ok(()) };
-        let trace = match Known::begun_by(event).filter(|_| event.transaction_id == Some(id) && !ends(event)) {
-            Some(known) if known.due_at().is_some() => Self::Waits(known),
-            // A hold that does not expire.
-            Some(_) => return Ok(()),
-            None => match traces.get(&id) {
-                _ if ends(event) => Self::Ended,
+        let trace = match &event.fact {
+            Fact::TransactionAuthorised(_) | Fact::TransactionScheduled(_) => match Known::begun_by(event) {
+                Some(known) if known.due_at().is_some() => Self::Waits(known),
+                // A hold that does not expire.
+                _ => return Ok(()),
+            },
+            _ if ends(event) => Self::Ended,
+            _ => match traces.get(&id) {
                 Some(Self::Waits(known)) => Self::Waits(changed(known, event)?),
                 _ => Self::Changed(Box::new(event.clone())),
             },
@@ -222,10 +224,10 @@ impl Trace {
     }
 }
 
-/// Whether the transaction waits no more after an event that [`due::changes`] it.
+/// Whether an event ends the waiting that it changes: all do but the beginning, and
+/// a capture that leaves something.
 fn ends(event: &Event) -> bool {
     match &event.fact {
-        Fact::TransactionAuthorised(_) | Fact::TransactionScheduled(_) => false,
         Fact::TransactionPosted(transaction) => {
             let origin = transaction.more.as_ref().and_then(|more| more.origin.as_ref());
             !matches!(origin, Some(Origin::Capture { remaining, .. }) if !remaining.is_zero())

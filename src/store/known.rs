@@ -25,18 +25,21 @@ pub async fn find(conn: &mut Connection, ledger_id: LedgerId, ids: &[Uuid]) -> R
     let rows = sqlx::query!(
         r#"
         SELECT wanted.id AS "id!", about.position AS "position!", about.type AS "type_name!",
-               about.schema_version AS "schema_version!", about.transaction_id, about.idempotency_key,
+               about.schema_version AS "schema_version!", about.transaction_id, about.subject_id, about.idempotency_key,
                about.payload AS "payload!: Jsonb<Box<str>>", about.recorded_at AS "recorded_at!",
                about.effective_at AS "effective_at!"
         FROM UNNEST($2::uuid[]) AS wanted (id)
         CROSS JOIN LATERAL (
-            SELECT position, type, schema_version, transaction_id, idempotency_key, payload, recorded_at, effective_at
+            SELECT
+                position, type, schema_version, transaction_id, subject_id, idempotency_key, payload, recorded_at,
+                effective_at
             FROM events
             WHERE transaction_id = wanted.id AND ledger_id = $1
             UNION ALL
             (
                 SELECT
-                    position, type, schema_version, transaction_id, idempotency_key, payload, recorded_at, effective_at
+                    position, type, schema_version, transaction_id, subject_id, idempotency_key, payload, recorded_at,
+                    effective_at
                 FROM events
                 WHERE ledger_id = $1 AND subject_id = wanted.id
                 ORDER BY position DESC
@@ -58,13 +61,15 @@ pub async fn find(conn: &mut Connection, ledger_id: LedgerId, ids: &[Uuid]) -> R
             type_name: row.type_name,
             schema_version: row.schema_version,
             transaction_id: row.transaction_id,
+            subject_id: row.subject_id,
             idempotency_key: row.idempotency_key,
             payload: row.payload.0,
             recorded_at: row.recorded_at,
             effective_at: row.effective_at,
         }
         .into_event()?;
-        let contradiction = || Error::Corrupt { position, detail: format!("it cannot be an event of transaction {id}") };
+        let contradiction =
+            || Error::Corrupt { position, detail: format!("it cannot be an event of transaction {id}") };
         match found.last_mut().filter(|(last, _)| *last == id) {
             None => found.push((id, Known::begun_by(&event).ok_or_else(contradiction)?)),
             Some((_, known)) => *known = known.changed_by(&event).ok_or_else(contradiction)?,
@@ -84,7 +89,7 @@ pub async fn rules(
 ) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+        SELECT position, type AS type_name, schema_version, transaction_id, subject_id, idempotency_key,
                payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
         FROM events
         WHERE ledger_id = $1 AND position > $2 AND position <= $3 AND type IN (
@@ -107,6 +112,7 @@ pub async fn rules(
                 type_name: row.type_name,
                 schema_version: row.schema_version,
                 transaction_id: row.transaction_id,
+                subject_id: row.subject_id,
                 idempotency_key: row.idempotency_key,
                 payload: row.payload.0,
                 recorded_at: row.recorded_at,
