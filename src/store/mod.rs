@@ -22,7 +22,9 @@ pub mod projections;
 pub mod rebuild;
 pub mod rows;
 pub mod search;
+pub mod standing;
 pub mod verify;
+pub mod waiting;
 
 pub use connect::Database;
 pub use connection::Connection;
