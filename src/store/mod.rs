@@ -21,6 +21,7 @@ pub mod projections;
 pub mod rebuild;
 pub mod rows;
 pub mod search;
+pub mod story;
 pub mod verify;
 
 pub use connect::Database;

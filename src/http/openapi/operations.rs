@@ -6,7 +6,7 @@ use super::super::filters::METADATA_PAIRS_MAX;
 use super::super::params::{PAGE_DEFAULT, PAGE_MAX};
 use super::super::problem::Code::{self, *};
 use super::super::search::EXAMINED_MAX;
-use super::super::wire::TRANSACTION_STATUSES;
+use super::super::story::TRANSACTION_STATUSES;
 use crate::metadata::SEARCHABLE_BYTES_MAX;
 
 pub struct Operation {

@@ -2,11 +2,13 @@
 
 pub mod accounts;
 pub mod balances;
+mod batch;
 pub mod events;
 pub mod ledgers;
 pub mod operations;
 pub mod payments;
 pub mod statements;
+pub mod submission;
 pub mod transactions;
 
 use std::sync::Arc;
