@@ -130,8 +130,17 @@ struct KeyForm<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
 enum CommandForm<'a> {
-    DefineAsset { code: &'a str, scale: u8 },
-    OpenAccount { code: &'a str, asset: &'a str, debit: Option<bool>, limits: [Option<Option<i128>>; 2], metadata: Option<&'a str> },
+    DefineAsset {
+        code: &'a str,
+        scale: u8,
+    },
+    OpenAccount {
+        code: &'a str,
+        asset: &'a str,
+        debit: Option<bool>,
+        limits: [Option<Option<i128>>; 2],
+        metadata: Option<&'a str>,
+    },
     Transact(TransactionForm<'a>),
 }
 

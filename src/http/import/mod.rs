@@ -48,7 +48,7 @@ use self::lines::{LINE_BYTES_MAX, Lines, Piece};
 use super::access::EndsWithItsKey;
 use super::body::discard;
 use super::params::{InPath, InQuery};
-use super::problem::{self, Code, Problem};
+use super::problem::{self, Code, Problem, Shape};
 use super::routes::payments::{LAG_EVENTS_MAX, known, rejection};
 use super::routes::{account_code_in, ledger};
 use super::{SharedApp, idempotency};
@@ -591,7 +591,9 @@ impl Import {
                     counts.replayed += 1;
                     continue;
                 }
-                Outcome::Refused { refusal, .. } => (Err(Problem::refused(refusal, "", answer.position)), false),
+                Outcome::Refused { refusal, .. } => {
+                    (Err(Problem::refused(refusal, Shape::Payment, "", answer.position)), false)
+                }
                 Outcome::Account(_) | Outcome::Head => return Err(no_outcome()),
             };
             let declined = match event {

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::super::filters::{self, Between, InQueryWithMetadata};
 use super::super::moment;
 use super::super::params::{InPath, InQuery, Order, cursor, cursor_text, limit, name_cursor, name_cursor_text};
-use super::super::problem::{self, Code, FieldError, Problem};
+use super::super::problem::{self, Code, FieldError, Problem, Shape};
 use super::super::reads::{self, Consistency, Freshness};
 use super::super::search::{AccountFilter, AccountSearch};
 use super::super::wire::{
@@ -23,8 +23,9 @@ use super::super::wire::{
 use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
-use crate::ledger::{Attributes, 
-    Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Position, Side,
+use crate::ledger::{
+    Account, AccountCode, AccountStatus, Amount, Attributes, Balance, Command, Event, Fact, Limits, OpenAccount,
+    Position, Side,
 };
 use crate::metadata;
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
@@ -201,7 +202,7 @@ fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, A
             Ok((StatusCode::CREATED, account_of(event).ok_or_else(no_outcome)?))
         }
         Outcome::Unchanged(Some(account)) => Ok((StatusCode::OK, (**account).clone())),
-        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base, done.position)),
+        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, Shape::Path, base, done.position)),
         _ => Err(no_outcome()),
     }
 }

@@ -14,7 +14,7 @@ use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use super::super::idempotency::{self, Route};
-use super::super::problem::{self, Code, FieldError, Problem};
+use super::super::problem::{self, Code, FieldError, Problem, Shape};
 use super::super::wire::{self, PaymentBatchInput, PaymentInput, PaymentOutput};
 use super::super::{SharedApp, answer, answer_of_size, body, params::InPath};
 use super::accounts::canonical_metadata;
@@ -62,7 +62,7 @@ pub async fn pay(
             let known = known(&app.worker.database, &ledger, &[&key], done.position).await?;
             payment(known.made_by(&key)?.first().ok_or_else(no_outcome)?, done.position, true)
         }
-        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, "", done.position)),
+        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, Shape::Payment, "", done.position)),
         _ => Err(no_outcome()),
     }
 }
@@ -275,7 +275,7 @@ async fn independent(app: &SharedApp, ledger: &Ledger, input: PaymentBatchInput<
                 Some(Outcome::Recorded { index, .. }) => done.batch.events.get(*index).ok_or_else(no_outcome),
                 Some(Outcome::KeyUsed) => known.made_by(&key).and_then(|made| made.first().ok_or_else(no_outcome)),
                 Some(Outcome::Refused { refusal, .. }) => {
-                    Err(Problem::refused(refusal, &format!("/payments/{index}"), done.position))
+                    Err(Problem::refused(refusal, Shape::Payment, &format!("/payments/{index}"), done.position))
                 }
                 _ => Err(no_outcome()),
             },
@@ -356,7 +356,7 @@ async fn atomic(
             atomic_answer(known.made_by(&key)?.iter(), done.position, true)
         }
         Some(Outcome::Refused { item, refusal }) => {
-            Err(Problem::refused(refusal, &format!("/payments/{item}"), done.position))
+            Err(Problem::refused(refusal, Shape::Payment, &format!("/payments/{item}"), done.position))
         }
         _ => Err(no_outcome()),
     }
