@@ -272,10 +272,11 @@ impl AccountOutput {
             asset: account.asset.to_string(),
             normal: normal.as_str(),
             status: account.attributes.status().as_str(),
-            frozen: account.attributes.freeze.as_ref().map(|freeze| FrozenOutput {
-                scope: freeze.scope.as_str(),
-                reason: Arc::clone(&freeze.reason),
-            }),
+            frozen: account
+                .attributes
+                .freeze
+                .as_ref()
+                .map(|freeze| FrozenOutput { scope: freeze.scope.as_str(), reason: Arc::clone(&freeze.reason) }),
             min_balance: account.attributes.limits.min_balance.map(AmountText),
             max_balance: account.attributes.limits.max_balance.map(AmountText),
             metadata: Metadata(account.attributes.metadata.clone()),

@@ -24,8 +24,7 @@ use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
 use crate::ledger::{
-    Account, AccountCode, AccountStatus, Amount, Attributes, Balance, Command, Event, Fact, Limits, OpenAccount,
-    Position, Side,
+    Account, AccountCode, AccountStatus, Amount, Attributes, Balance, Command, Event, Fact, OpenAccount, Position, Side,
 };
 use crate::metadata;
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};

@@ -1,11 +1,14 @@
 //! One file per noun.
 
+pub mod account_changes;
 pub mod accounts;
 pub mod balances;
 pub mod events;
 pub mod ledgers;
 pub mod operations;
 pub mod payments;
+pub mod periods;
+pub mod rules;
 pub mod statements;
 pub mod transactions;
 
