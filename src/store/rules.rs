@@ -57,8 +57,8 @@ async fn events(executor: impl PgExecutor<'_>, ledger_id: LedgerId, position: Po
     // The types are those of the index, word for word.
     let rows = sqlx::query!(
         r#"
-        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
-               payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
+        SELECT position, type AS type_name, schema_version, payload AS "payload: Jsonb<Box<str>>",
+               recorded_at, effective_at
         FROM events
         WHERE ledger_id = $1 AND position <= $2 AND type IN (
             'account_type_set', 'account_type_removed', 'velocity_limit_set', 'velocity_limit_removed', 'period_closed'
@@ -74,8 +74,10 @@ async fn events(executor: impl PgExecutor<'_>, ledger_id: LedgerId, position: Po
         position: row.position as Position,
         type_name: row.type_name,
         schema_version: row.schema_version,
-        transaction_id: row.transaction_id,
-        idempotency_key: row.idempotency_key,
+        // They are about no transaction.
+        transaction_id: None,
+        subject_id: None,
+        idempotency_key: None,
         payload: row.payload.0,
         recorded_at: row.recorded_at,
         effective_at: row.effective_at,
