@@ -82,11 +82,12 @@ pub struct AccountInput<'a> {
     pub asset: Cow<'a, str>,
     #[serde(borrow, default)]
     pub normal: Option<Cow<'a, str>>,
-    /// Absent is `"0"`; null is no floor.
+    /// Absent is as the account's type has it; null is no floor.
     #[serde(default, deserialize_with = "present")]
     pub min_balance: Option<Option<AmountInput>>,
-    #[serde(default)]
-    pub max_balance: Option<AmountInput>,
+    /// Absent is as the account's type has it; null is no cap.
+    #[serde(default, deserialize_with = "present")]
+    pub max_balance: Option<Option<AmountInput>>,
     #[serde(borrow, default)]
     pub metadata: Option<&'a RawValue>,
 }
@@ -176,12 +177,22 @@ pub struct AccountOutput {
     pub asset: String,
     pub normal: &'static str,
     pub status: &'static str,
+    /// Only where there is a freeze.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<FrozenOutput>,
     pub min_balance: Option<AmountText>,
     pub max_balance: Option<AmountText>,
     pub metadata: Metadata,
     pub shard: Shard,
     pub balance: BalanceOutput,
     pub opened_at: Timestamp,
+}
+
+/// Which legs an account declines, and why.
+#[derive(Debug, Serialize)]
+pub struct FrozenOutput {
+    pub scope: &'static str,
+    pub reason: Arc<str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -204,6 +215,11 @@ impl AccountOutput {
             asset: account.asset.to_string(),
             normal: normal.as_str(),
             status: account.attributes.status().as_str(),
+            frozen: account
+                .attributes
+                .freeze
+                .as_ref()
+                .map(|freeze| FrozenOutput { scope: freeze.scope.as_str(), reason: Arc::clone(&freeze.reason) }),
             min_balance: account.attributes.limits.min_balance.map(AmountText),
             max_balance: account.attributes.limits.max_balance.map(AmountText),
             metadata: Metadata(account.attributes.metadata.clone()),

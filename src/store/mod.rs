@@ -20,6 +20,7 @@ pub mod payload;
 pub mod projections;
 pub mod rebuild;
 pub mod rows;
+pub mod rules;
 pub mod search;
 pub mod story;
 pub mod verify;

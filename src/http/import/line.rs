@@ -127,7 +127,8 @@ pub struct Line<'a> {
     normal: Option<Text<'a>>,
     #[serde(deserialize_with = "wire::present")]
     min_balance: Option<Option<AmountInput>>,
-    max_balance: Option<AmountInput>,
+    #[serde(deserialize_with = "wire::present")]
+    max_balance: Option<Option<AmountInput>>,
     #[serde(borrow)]
     from: Option<Text<'a>>,
     #[serde(borrow)]
@@ -275,7 +276,7 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
         asset: text(Field::Asset),
         normal: text(Field::Normal),
         min_balance: bound(Field::MinBalance),
-        max_balance: bound(Field::MaxBalance).flatten(),
+        max_balance: bound(Field::MaxBalance),
         from: text(Field::From),
         to: text(Field::To),
         amount: amount(Field::Amount),

@@ -44,6 +44,7 @@ pub const TAGS: &[(&str, &str)] = &[
     ("Payments", "Moving money, exactly once."),
     ("Accounts", "Accounts, their balances and their statements."),
     ("Transactions", "What was posted or rejected, found by what is known of it."),
+    ("Rules", "What accounts begin with, how fast money may move, and which periods are closed."),
     ("Ledgers", "Books with a log of their own, and their assets. The ledger `main` always exists."),
     ("Bulk", "Files of many lines, in and out."),
     ("Events", "The log itself."),
@@ -58,21 +59,21 @@ pub const GUARDED: &[Code] = &[Unauthenticated, Forbidden, Unavailable];
 const _: () = assert!(EXAMINED_MAX == 20_000);
 
 /// Any route: a defect of ours.
-const ANY: &[Code] = &[InternalError];
+pub(super) const ANY: &[Code] = &[InternalError];
 /// A parameter in the path, which may not be UTF-8.
 const PATH: &[Code] = &[MalformedRequest];
 /// A ledger in the path.
-const LEDGER: &[Code] = &[MalformedRequest, LedgerNotFound, ValidationFailed, Unavailable];
-const BODY: &[Code] =
+pub(super) const LEDGER: &[Code] = &[MalformedRequest, LedgerNotFound, ValidationFailed, Unavailable];
+pub(super) const BODY: &[Code] =
     &[MalformedJson, MalformedRequest, RequestTimeout, BodyTooLarge, UnsupportedMediaType, ValidationFailed];
 /// What goes through the ledger's sequencer, to be recorded.
-const WRITE: &[Code] = &[Overloaded, Unavailable, OutcomeUnknown];
+pub(super) const WRITE: &[Code] = &[Overloaded, Unavailable, OutcomeUnknown];
 /// What asks the ledger's sequencer.
-const SEQUENCED: &[Code] = &[Overloaded, Unavailable, ProjectionBehind];
+pub(super) const SEQUENCED: &[Code] = &[Overloaded, Unavailable, ProjectionBehind];
 /// What reads the database.
-const READ: &[Code] = &[ValidationFailed, Unavailable];
+pub(super) const READ: &[Code] = &[ValidationFailed, Unavailable];
 /// What waits for a position.
-const POSITION: &[Code] = &[ProjectionBehind];
+pub(super) const POSITION: &[Code] = &[ProjectionBehind];
 const PAYMENT: &[Code] = &[
     IdempotencyKeyMissing,
     IdempotencyKeyInvalid,
@@ -86,18 +87,18 @@ const PAYMENT: &[Code] = &[
     BalanceLimitExceeded,
 ];
 
-const LEDGER_IN_PATH: Parameter = Parameter::Shared("ledger");
-const LIMIT: Parameter = Parameter::Shared("limit");
+pub(super) const LEDGER_IN_PATH: Parameter = Parameter::Shared("ledger");
+pub(super) const LIMIT: Parameter = Parameter::Shared("limit");
 const AS_OF: Parameter = Parameter::Shared("as_of");
 const AS_OF_POSITION: Parameter = Parameter::Shared("as_of_position");
-const CONSISTENCY: Parameter = Parameter::Shared("consistency");
-const MIN_POSITION: Parameter = Parameter::Shared("min_position");
-const CURSOR: Parameter = Parameter::After("`next` of the page before: opaque, and of this list only.");
+pub(super) const CONSISTENCY: Parameter = Parameter::Shared("consistency");
+pub(super) const MIN_POSITION: Parameter = Parameter::Shared("min_position");
+pub(super) const CURSOR: Parameter = Parameter::After("`next` of the page before: opaque, and of this list only.");
 
-const AT_POSITION: &[&str] = &["Ledger-Position"];
+pub(super) const AT_POSITION: &[&str] = &["Ledger-Position"];
 const REPLAYABLE: &[&str] = &["Ledger-Position", "Idempotent-Replayed"];
 
-const fn json_answer(
+pub(super) const fn json_answer(
     status: u16,
     description: &'static str,
     schema: &'static str,
@@ -194,7 +195,9 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Accounts",
         summary: "Open an account",
         description: "The code is the natural key: the same again is 200 with the account as it is, other attributes \
-                      are `account_already_exists`.",
+                      are `account_already_exists`. `normal`, `min_balance` and `max_balance` that are left out are \
+                      as the account's type has them, the account type with the longest prefix that the code begins \
+                      with.",
         parameters: &[LEDGER_IN_PATH],
         body: Some("AccountRequest"),
         answers: &[

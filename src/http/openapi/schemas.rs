@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::problem::Code;
+use super::rules;
 use crate::ledger::asset::SCALE_MAX;
 
 /// A reference to one of [`all`].
@@ -21,27 +22,36 @@ pub fn content_types(name: &str) -> &'static [&'static str] {
 /// Every schema, by name.
 pub fn all() -> Value {
     let mut schemas = Map::new();
-    for part in [scalars(), requests(), bulk(), answers(), pages(), events(), operations()] {
+    for part in [scalars(), requests(), bulk(), answers(), pages(), events(), operations(), rules::schemas()] {
         if let Value::Object(part) = part {
             schemas.extend(part);
         }
+    }
+    for (name, schema, payload) in rules::events() {
+        let null = json!({"type": "null"});
+        schemas.insert(schema.to_owned(), event(name, payload, null.clone(), null));
+        let events = &mut schemas["Event"];
+        if let Some(variants) = events["oneOf"].as_array_mut() {
+            variants.push(reference(schema));
+        }
+        events["discriminator"]["mapping"][name] = json!(format!("#/components/schemas/{schema}"));
     }
     Value::Object(schemas)
 }
 
 /// An object whose members are all there, and no others.
-fn object(properties: Value) -> Value {
+pub(super) fn object(properties: Value) -> Value {
     let required: Vec<String> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
     some_of(properties, &required.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// An object without members other than these, of which some must be there.
-fn some_of(properties: Value, required: &[&str]) -> Value {
+pub(super) fn some_of(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
 /// A member that may be null: either the schema or the type `null`.
-fn nullable(mut schema: Value) -> Value {
+pub(super) fn nullable(mut schema: Value) -> Value {
     match schema.get("type").cloned() {
         Some(Value::String(one)) => schema["type"] = json!([one, "null"]),
         Some(Value::Array(mut several)) => {
@@ -53,12 +63,12 @@ fn nullable(mut schema: Value) -> Value {
     schema
 }
 
-fn described(mut schema: Value, description: &str) -> Value {
+pub(super) fn described(mut schema: Value, description: &str) -> Value {
     schema["description"] = json!(description);
     schema
 }
 
-fn amount() -> Value {
+pub(super) fn amount() -> Value {
     json!({"type": "string", "pattern": "^-?[0-9]{1,38}$"})
 }
 
@@ -67,19 +77,19 @@ fn sum() -> Value {
     json!({"type": "string", "pattern": "^-?[0-9]{1,60}$"})
 }
 
-fn timestamp() -> Value {
+pub(super) fn timestamp() -> Value {
     json!({"type": "string", "format": "date-time", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z$"})
 }
 
-fn account_code() -> Value {
+pub(super) fn account_code() -> Value {
     json!({"type": "string", "pattern": "^[A-Za-z0-9:_.@/-]{1,128}$"})
 }
 
-fn short_name() -> Value {
+pub(super) fn short_name() -> Value {
     json!({"type": "string", "pattern": "^[A-Za-z0-9:_.@/-]{1,32}$"})
 }
 
-fn position() -> Value {
+pub(super) fn position() -> Value {
     json!({"type": "integer", "minimum": 1})
 }
 
@@ -100,7 +110,7 @@ fn uuid() -> Value {
     json!({"type": "string", "format": "uuid"})
 }
 
-fn side() -> Value {
+pub(super) fn side() -> Value {
     json!({"type": "string", "enum": ["debit", "credit"]})
 }
 
@@ -153,7 +163,7 @@ fn scalars() -> Value {
     })
 }
 
-fn metadata() -> Value {
+pub(super) fn metadata() -> Value {
     json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB and 127 levels. What would not come back as it was is refused: a number that is no double (send it as a string), a member that is there twice, the character U+0000."})
 }
 
@@ -184,9 +194,9 @@ fn requests() -> Value {
             json!({
                 "code": account_code(),
                 "asset": short_name(),
-                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit", "description": "The side that raises the balance."},
-                "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0", "description": "The floor; below zero it is an overdraft limit, null is none."},
-                "max_balance": {"$ref": "#/components/schemas/Bound", "default": null, "description": "The cap; null is none."},
+                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "description": "The side that raises the balance. By default that of the account's type, or credit."},
+                "min_balance": {"$ref": "#/components/schemas/Bound", "description": "The floor; below zero it is an overdraft limit, null is none. By default that of the account's type, or 0."},
+                "max_balance": {"$ref": "#/components/schemas/Bound", "description": "The cap; null is none. By default that of the account's type, or none."},
                 "metadata": nullable(metadata()),
             }),
             &["code", "asset"],
@@ -256,9 +266,9 @@ fn bulk() -> Value {
                 "key": described(key(), "Not needed: the code is the natural key."),
                 "code": account_code(),
                 "asset": short_name(),
-                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit"},
-                "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0"},
-                "max_balance": {"$ref": "#/components/schemas/Bound", "default": null},
+                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null]},
+                "min_balance": reference("Bound"),
+                "max_balance": reference("Bound"),
                 "metadata": nullable(metadata()),
             }),
             &["type", "code", "asset"],
@@ -309,18 +319,25 @@ fn answers() -> Value {
             "version": described(count(), "Rises by one with every leg."),
             "position": described(position(), "The last event that touched the account."),
         })),
-        "Account": object(json!({
-            "code": account_code(),
-            "asset": short_name(),
-            "normal": side(),
-            "status": {"type": "string", "enum": ["open", "frozen", "closed"]},
-            "min_balance": nullable(amount()),
-            "max_balance": nullable(amount()),
-            "metadata": reference("Metadata"),
-            "shard": count(),
-            "balance": reference("Balance"),
-            "opened_at": timestamp(),
-        })),
+        "Account": some_of(
+            json!({
+                "code": account_code(),
+                "asset": short_name(),
+                "normal": side(),
+                "status": {"type": "string", "enum": ["open", "frozen", "closed"]},
+                "frozen": rules::frozen(),
+                "min_balance": nullable(amount()),
+                "max_balance": nullable(amount()),
+                "metadata": reference("Metadata"),
+                "shard": count(),
+                "balance": reference("Balance"),
+                "opened_at": timestamp(),
+            }),
+            &[
+                "code", "asset", "normal", "status", "min_balance", "max_balance", "metadata", "shard", "balance",
+                "opened_at",
+            ],
+        ),
         "AccountResult": result("account", "Account"),
         "AccountBatch": object(json!({"results": {"type": "array", "items": reference("AccountResult")}})),
         "BalanceAfter": object(json!({"posted": amount(), "available": amount(), "version": count()})),
@@ -456,13 +473,15 @@ fn rejection_or_null() -> Value {
     codes
 }
 
+/// A page of a list.
+pub(super) fn page(schema: &str) -> Value {
+    object(json!({
+        "data": {"type": "array", "maxItems": 1_000, "items": reference(schema)},
+        "next": next(),
+    }))
+}
+
 fn pages() -> Value {
-    let page = |schema: &str| {
-        object(json!({
-            "data": {"type": "array", "maxItems": 1_000, "items": reference(schema)},
-            "next": next(),
-        }))
-    };
     json!({
         "LedgerPage": page("Ledger"),
         "AssetPage": page("Asset"),
@@ -473,20 +492,22 @@ fn pages() -> Value {
     })
 }
 
-/// The log's own form of each event type, in schema version 1.
+/// A row of the log, in schema version 1.
+fn event(name: &str, payload: Value, transaction_id: Value, idempotency_key: Value) -> Value {
+    object(json!({
+        "position": position(),
+        "type": {"type": "string", "const": name},
+        "schema_version": {"type": "integer", "const": 1},
+        "transaction_id": transaction_id,
+        "idempotency_key": idempotency_key,
+        "payload": payload,
+        "recorded_at": timestamp(),
+        "effective_at": timestamp(),
+    }))
+}
+
+/// The log's own form of each event type.
 fn events() -> Value {
-    let event = |name: &str, payload: Value, transaction_id: Value, idempotency_key: Value| {
-        object(json!({
-            "position": position(),
-            "type": {"type": "string", "const": name},
-            "schema_version": {"type": "integer", "const": 1},
-            "transaction_id": transaction_id,
-            "idempotency_key": idempotency_key,
-            "payload": payload,
-            "recorded_at": timestamp(),
-            "effective_at": timestamp(),
-        }))
-    };
     let null = json!({"type": "null"});
     let leg = |outcome: bool| {
         let mut fields = json!({
@@ -684,7 +705,7 @@ pub fn example(name: &str) -> Option<Value> {
         }),
         "Liveness" => json!({"status": "alive"}),
         "Readiness" => json!({"status": "ready"}),
-        _ => return None,
+        _ => return rules::example(name),
     };
     Some(example)
 }

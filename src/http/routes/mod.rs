@@ -1,5 +1,6 @@
 //! One file per noun.
 
+pub mod account_changes;
 pub mod accounts;
 pub mod balances;
 mod batch;
@@ -7,6 +8,8 @@ pub mod events;
 pub mod ledgers;
 pub mod operations;
 pub mod payments;
+pub mod periods;
+pub mod rules;
 pub mod statements;
 pub mod submission;
 pub mod transactions;
