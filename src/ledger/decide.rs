@@ -236,10 +236,13 @@ fn define_asset(book: &Book, code: &AssetCode, scale: u8) -> Verdict {
 }
 
 fn open_account(book: &Book, open: &OpenAccount) -> Verdict {
-    let (normal, limits) = (open.normal.unwrap_or(Side::Credit), Limits {
-        min_balance: open.min_balance.unwrap_or(Some(Amount::ZERO)),
-        max_balance: open.max_balance.unwrap_or_default(),
-    });
+    let (normal, limits) = (
+        open.normal.unwrap_or(Side::Credit),
+        Limits {
+            min_balance: open.min_balance.unwrap_or(Some(Amount::ZERO)),
+            max_balance: open.max_balance.unwrap_or_default(),
+        },
+    );
     if let (Some(floor), Some(cap)) = (limits.min_balance, limits.max_balance)
         && floor > cap
     {

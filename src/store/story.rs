@@ -49,6 +49,7 @@ pub async fn of(executor: impl PgExecutor<'_>, ledger_id: LedgerId, transaction_
             type_name: row.type_name,
             schema_version: row.schema_version,
             transaction_id: row.transaction_id,
+            subject_id: row.subject_id,
             idempotency_key: row.idempotency_key,
             payload: row.payload.0,
             recorded_at: row.recorded_at,
