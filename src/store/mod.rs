@@ -22,8 +22,10 @@ pub mod rebuild;
 pub mod rows;
 pub mod rules;
 pub mod search;
+pub mod standing;
 pub mod story;
 pub mod verify;
+pub mod waiting;
 
 pub use connect::Database;
 pub use connection::Connection;
