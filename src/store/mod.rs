@@ -14,6 +14,7 @@ pub mod events;
 pub mod exports;
 pub mod jsonb;
 pub mod keys;
+pub mod known;
 pub mod ledgers;
 pub mod numeric;
 pub mod payload;
