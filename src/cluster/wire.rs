@@ -1146,10 +1146,32 @@ fn asset_code(text: &str) -> Result<AssetCode, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::{
+        AccountChanged, AccountType, Cancelled, Change, Direction, HoldState, RejectedTransaction, Rejection, Release,
+        ReleaseReason, Rule, Scheduled, Scope, VelocityLimit, Window,
+    };
+
+    const LARGEST: i128 = 10_i128.pow(38) - 1;
+
+    fn id(number: u128) -> Uuid {
+        Uuid::from_u128(u128::MAX - number)
+    }
+
+    fn code(text: &str) -> AccountCode {
+        account_code(text).unwrap()
+    }
+
+    fn text(text: &str) -> Option<Arc<str>> {
+        Some(text.into())
+    }
+
+    fn at(micros: i64) -> DateTime<Utc> {
+        time(micros).unwrap()
+    }
 
     fn leg(account: &str, debit: bool, amount_: i128, asset: &str) -> Leg {
         Leg {
-            account: account_code(account).unwrap(),
+            account: code(account),
             account_id: u64::MAX,
             normal: side(!debit),
             side: side(debit),
@@ -1159,44 +1181,392 @@ mod tests {
         }
     }
 
+    fn transaction(more: Option<More>) -> Transaction {
+        Transaction {
+            kind: if more.is_some() { Kind::Transaction } else { Kind::Payment },
+            legs: [leg("a", true, LARGEST, "EUR"), leg("b", false, LARGEST, "EUR"), leg("c", true, 1, "USD")]
+                .into_iter()
+                .collect(),
+            reference: text("é\"\\"),
+            description: None,
+            metadata: text(r#"{"a":1}"#),
+            more: more.map(Box::new),
+        }
+    }
+
+    fn rate() -> Rate {
+        Rate {
+            from: asset_code("EUR").unwrap(),
+            to: asset_code("USD").unwrap(),
+            rate: "1.0815".into(),
+            remainder: text("-0.25"),
+        }
+    }
+
+    fn usage() -> Usage {
+        Usage { leg: 1, limit: 12, bucket: -60, count: 3, amount: Amount::MAX }
+    }
+
+    fn hold() -> HoldRef {
+        HoldRef { id: id(1), position: 70 }
+    }
+
+    fn request(terms: Option<Terms>) -> TransactionRequest {
+        TransactionRequest {
+            legs: asked("a", "b"),
+            reference: text("r"),
+            description: text("d"),
+            metadata: text("{\"m\":null}"),
+            terms: terms.map(Box::new),
+            ..TransactionRequest::payment(code("a"), code("b"), Amount::MAX, asset_code("EUR").unwrap())
+        }
+    }
+
+    fn asked(from: &str, to: &str) -> SmallVec<[LegRequest; 2]> {
+        TransactionRequest::payment(code(from), code(to), Amount::from(7), asset_code("EUR").unwrap()).legs
+    }
+
+    fn rejected(reason: Rejection) -> RejectedTransaction {
+        RejectedTransaction {
+            request: request(None),
+            account_ids: [3, 4].into_iter().collect(),
+            reason,
+            scheduled: None,
+        }
+    }
+
+    fn notes() -> Notes {
+        Notes { reference: text("r"), description: text("ü"), metadata: text(r#"{"a":1}"#) }
+    }
+
+    fn attributes() -> Attributes {
+        Attributes {
+            closed: true,
+            freeze: Some(Freeze { scope: FreezeScope::Debits, reason: "court \"order\"".into() }),
+            limits: Limits { min_balance: amount(-5).ok(), max_balance: Some(Amount::MAX) },
+            metadata: text(r#"{"a":1}"#),
+        }
+    }
+
+    fn account_() -> Account {
+        Account {
+            id: 3,
+            code: code("a"),
+            asset: asset_code("EUR").unwrap(),
+            normal: Side::Debit,
+            attributes: attributes(),
+            opened_at: at(1_700_000_000_000_001),
+            balance: balance([LARGEST, 2, 3, 4], 9, 77).unwrap(),
+            changed: 79,
+        }
+    }
+
+    fn rules() -> [Rule; 3] {
+        let limit = |scope, window| VelocityLimit {
+            name: "a \"b\"".into(),
+            scope,
+            asset: asset_code("EUR").ok(),
+            direction: Direction::Out,
+            window,
+            count_max: Some(3),
+            amount_max: Some(Amount::MAX),
+        };
+        let (account, prefix) = (Scope::Account("a".into()), Scope::Prefix("a:".into()));
+        // The core is to say what is wrong with a limit that bounds nothing.
+        let unbounded = VelocityLimit {
+            count_max: None,
+            amount_max: None,
+            asset: None,
+            ..limit(prefix, Window::Rolling { seconds: 60 })
+        };
+        [
+            Rule::AccountType(AccountType { prefix: "é:".into(), normal: Side::Debit, limits: attributes().limits }),
+            Rule::VelocityLimit(limit(account, Window::Day { zone: chrono_tz::Europe::Berlin })),
+            Rule::VelocityLimit(unbounded),
+        ]
+    }
+
     fn event_of(fact: Fact) -> Event {
         Event {
             position: 77,
-            recorded_at: time(1_700_000_000_000_001).unwrap(),
-            effective_at: time(-1).unwrap(),
-            transaction_id: Some(Uuid::from_u128(u128::MAX)),
-            idempotency_key: Some("k".into()),
+            recorded_at: at(1_700_000_000_000_001),
+            effective_at: at(-1),
+            transaction_id: Some(id(0)),
+            idempotency_key: text("k"),
             fact,
         }
+    }
+
+    /// One of each at least, and every rejection.
+    fn facts() -> Vec<Fact> {
+        let moved = |origin| {
+            Fact::TransactionPosted(transaction(Some(More { origin, rates: vec![rate()], usage: vec![usage()] })))
+        };
+        let released = |reason| {
+            Fact::HoldReleased(Release { hold: hold(), reason, legs: transaction(None).legs, captured: Amount::MAX })
+        };
+        let scheduled = TransactionRequest {
+            effective_at: Some(at(1_800_000_000_000_001)),
+            ..request(Some(Terms { rates: vec![rate()], ..Terms::default() }))
+        };
+        let declined = RejectedTransaction {
+            request: request(Some(Terms {
+                hold: Some(Expiry::In(60)),
+                rates: vec![rate()],
+                of: Some(id(3)),
+                force: true,
+            })),
+            scheduled: Some(8),
+            ..rejected(Rejection::AccountClosed { account: code("a") })
+        };
+        let (capture, reversal) = (
+            Origin::Capture { hold: hold(), remaining: Amount::ZERO, captured: Amount::MAX },
+            Origin::Reversal {
+                transaction: id(2),
+                remaining: [Amount::ZERO, Amount::MAX, Amount::from(1)].into_iter().collect(),
+                forced: true,
+            },
+        );
+        let mut facts = vec![
+            Fact::AssetDefined { code: asset_code("X").unwrap(), scale: 3 },
+            Fact::AccountOpened {
+                code: code("a"),
+                asset: asset_code("EUR").unwrap(),
+                normal: Side::Debit,
+                limits: Limits { min_balance: None, max_balance: amount(-LARGEST).ok() },
+                metadata: None,
+            },
+            Fact::TransactionPosted(transaction(None)),
+            moved(None),
+            moved(Some(capture)),
+            moved(Some(reversal)),
+            moved(Some(Origin::Schedule { position: 5 })),
+            Fact::TransactionAuthorised(Authorisation { transaction: transaction(None), expires_at: Some(at(1)) }),
+            Fact::TransactionAuthorised(Authorisation {
+                transaction: transaction(Some(More { usage: vec![usage()], ..More::default() })),
+                expires_at: None,
+            }),
+            released(ReleaseReason::Voided),
+            released(ReleaseReason::Expired),
+            Fact::TransactionScheduled(Scheduled { request: scheduled, account_ids: [3, 4].into_iter().collect() }),
+            Fact::ScheduleCancelled(Cancelled { transaction: id(4), position: 6, account: code("a"), account_id: 3 }),
+            Fact::BatchRejected { item: 9, rejected: declined.clone() },
+            Fact::TransactionRejected(declined),
+            Fact::RuleRemoved(RuleKey::AccountType("é".into())),
+            Fact::RuleRemoved(RuleKey::VelocityLimit("a b".into())),
+            Fact::PeriodClosed { before: at(1) },
+        ];
+        facts.extend(rejections().map(|reason| Fact::TransactionRejected(rejected(reason))));
+        facts.extend(rules().map(Fact::RuleSet));
+        facts.extend(Change::ALL.map(|change| {
+            let (account, after) = (code("a"), attributes());
+            Fact::AccountChanged(AccountChanged { account, account_id: 3, change, after, reason: text("why") })
+        }));
+        facts
+    }
+
+    fn rejections() -> [Rejection; 10] {
+        let (account, some) = (code("a"), Amount::from(7));
+        let all = [
+            Rejection::HoldNotOpen { account: account.clone(), state: HoldState::Expired },
+            Rejection::CaptureExceedsHold { account: account.clone(), remaining: some },
+            Rejection::ReversalExceedsTransaction { account: account.clone(), remaining: Amount::ZERO },
+            Rejection::PeriodClosed { account: account.clone(), before: at(1) },
+            Rejection::AccountClosed { account: account.clone() },
+            Rejection::AccountFrozen { account: account.clone() },
+            Rejection::VelocityLimitExceeded { account: account.clone(), limit: "é".into(), passes_at: Some(at(-1)) },
+            Rejection::VelocityLimitExceeded { account: account.clone(), limit: "a".into(), passes_at: None },
+            Rejection::InsufficientFunds {
+                account: account.clone(),
+                available: some,
+                would_be: Amount::MIN,
+                min_balance: Amount::ZERO,
+            },
+            Rejection::BalanceLimitExceeded { account, would_be: Amount::MAX, max_balance: some },
+        ];
+        // One that is new here has to be in the list above.
+        let number = |reason: &Rejection| match reason {
+            Rejection::HoldNotOpen { .. } => 0,
+            Rejection::CaptureExceedsHold { .. } => 1,
+            Rejection::ReversalExceedsTransaction { .. } => 2,
+            Rejection::PeriodClosed { .. } => 3,
+            Rejection::AccountClosed { .. } => 4,
+            Rejection::AccountFrozen { .. } => 5,
+            Rejection::VelocityLimitExceeded { .. } => 6,
+            Rejection::InsufficientFunds { .. } => 7,
+            Rejection::BalanceLimitExceeded { .. } => 8,
+        };
+        assert!((0..=8).all(|wanted| all.iter().any(|reason| number(reason) == wanted)));
+        all
+    }
+
+    fn refusals() -> Vec<Refusal> {
+        let account = code("a");
+        let all = vec![
+            Refusal::Invalid("é".into()),
+            Refusal::SameAccount(account.clone()),
+            Refusal::AccountNotFound([(0, account.clone()), (255, code("b"))].into_iter().collect()),
+            Refusal::AssetNotFound(asset_code("X").unwrap()),
+            Refusal::AssetMismatch {
+                leg: 1,
+                account: account.clone(),
+                account_asset: asset_code("EUR").unwrap(),
+                asset: asset_code("USD").unwrap(),
+            },
+            Refusal::AccountAlreadyExists(Box::new(account_())),
+            Refusal::AssetAlreadyExists { code: asset_code("X").unwrap(), scale: 37 },
+            Refusal::TransactionNotFound(id(1)),
+            Refusal::NotAHold(id(2)),
+            Refusal::NotReversible(id(3)),
+            Refusal::NotScheduled(id(4)),
+            Refusal::TooManyWaiting,
+            Refusal::LimitsConflict { account: account.clone(), limit: "min_balance", balance: Amount::MIN },
+            Refusal::LimitsConflict { account: account.clone(), limit: "max_balance", balance: Amount::MAX },
+            Refusal::AccountState { account: account.clone(), state: "closed" },
+            Refusal::AccountState { account, state: "not_empty" },
+            Refusal::RuleNotFound(RuleKey::AccountType("a:".into())),
+            Refusal::RuleNotFound(RuleKey::VelocityLimit("é".into())),
+            Refusal::TooManyRules,
+            Refusal::PeriodAlreadyClosed(at(-1)),
+        ];
+        // As above.
+        let number = |refusal: &Refusal| match refusal {
+            Refusal::Invalid(_) => 0,
+            Refusal::SameAccount(_) => 1,
+            Refusal::AccountNotFound(_) => 2,
+            Refusal::AssetNotFound(_) => 3,
+            Refusal::AssetMismatch { .. } => 4,
+            Refusal::AccountAlreadyExists(_) => 5,
+            Refusal::AssetAlreadyExists { .. } => 6,
+            Refusal::TransactionNotFound(_) => 7,
+            Refusal::NotAHold(_) => 8,
+            Refusal::NotReversible(_) => 9,
+            Refusal::NotScheduled(_) => 10,
+            Refusal::TooManyWaiting => 11,
+            Refusal::LimitsConflict { .. } => 12,
+            Refusal::AccountState { .. } => 13,
+            Refusal::RuleNotFound(_) => 14,
+            Refusal::TooManyRules => 15,
+            Refusal::PeriodAlreadyClosed(_) => 16,
+        };
+        assert!((0..=16).all(|wanted| all.iter().any(|refusal| number(refusal) == wanted)));
+        all
+    }
+
+    fn commands() -> Vec<Command> {
+        let terms = |hold| Terms { hold, rates: vec![rate()], of: Some(id(1)), force: true };
+        let holds = [None, Some(Expiry::Never), Some(Expiry::At(at(5))), Some(Expiry::In(u32::MAX))];
+        let change = |change| Command::ChangeAccount(ChangeAccount { code: code("a"), change });
+        let update =
+            |min_balance, max_balance, metadata| change(AccountUpdate::Update { min_balance, max_balance, metadata });
+        let open = |normal, min_balance, max_balance| {
+            let (code, asset) = (code("a"), asset_code("EUR").unwrap());
+            Command::OpenAccount(OpenAccount { code, asset, normal, min_balance, max_balance, metadata: text("{}") })
+        };
+        let capture =
+            |amount, last| Command::Capture(Capture { payment: id(1), amount, last, notes: Notes::default() });
+        let reverse = |part, force| Command::Reverse(Reverse { transaction: id(2), part, force, notes: notes() });
+        let mut all = vec![
+            Command::DefineAsset { code: asset_code("X").unwrap(), scale: 3 },
+            open(None, None, None),
+            open(Some(Side::Debit), Some(None), Some(Some(Amount::MAX))),
+            Command::Transact(request(None)),
+            Command::Transact(TransactionRequest { effective_at: Some(at(-1)), ..request(None) }),
+            capture(None, false),
+            capture(Some(Amount::MAX), true),
+            Command::Void(Void { payment: id(1), notes: notes() }),
+            reverse(Part::Rest, false),
+            reverse(Part::Amount(Amount::from(1)), true),
+            reverse(Part::Legs(asked("b", "a")), false),
+            Command::Cancel(Cancel { transaction: id(3), notes: notes() }),
+            update(None, None, None),
+            update(Some(None), Some(Some(Amount::MIN)), Some(None)),
+            update(Some(Some(Amount::ZERO)), Some(None), Some(text("{\"a\":1}"))),
+            change(AccountUpdate::Unfreeze { reason: "é".into() }),
+            change(AccountUpdate::Close { reason: None }),
+            change(AccountUpdate::Close { reason: text("gone") }),
+            change(AccountUpdate::Reopen { reason: None }),
+            change(AccountUpdate::Reopen { reason: text("back") }),
+            Command::RemoveRule(RuleKey::AccountType("a:".into())),
+            Command::RemoveRule(RuleKey::VelocityLimit("é".into())),
+            Command::ClosePeriod { before: at(-1) },
+        ];
+        all.extend(holds.map(|hold| Command::Transact(request(Some(terms(hold))))));
+        all.extend(FreezeScope::ALL.map(|scope| change(AccountUpdate::Freeze(Freeze { scope, reason: "é".into() }))));
+        all.extend(rules().map(Command::SetRule));
+        // As above; the sequencer's own is not for others.
+        let number = |command: &Command| match command {
+            Command::DefineAsset { .. } => 0,
+            Command::OpenAccount(_) => 1,
+            Command::Transact(_) => 2,
+            Command::Capture(_) => 3,
+            Command::Void(_) => 4,
+            Command::Reverse(_) => 5,
+            Command::Cancel(_) => 6,
+            Command::ChangeAccount(_) => 7,
+            Command::SetRule(_) => 8,
+            Command::RemoveRule(_) => 9,
+            Command::ClosePeriod { .. } => 10,
+            Command::Settle(_) => usize::MAX,
+        };
+        assert!((0..=10).all(|wanted| all.iter().any(|command| number(command) == wanted)));
+        all
     }
 
     /// Every event comes out as it went in: what a follower projects is what the log says.
     #[test]
     fn the_log_survives_the_way() {
-        let largest = 10_i128.pow(38) - 1;
-        let transaction = Transaction {
-            kind: Kind::Payment,
-            legs: [leg("a", true, largest, "EUR"), leg("b", false, largest, "EUR"), leg("c", true, 1, "USD")]
-                .into_iter()
-                .collect(),
-            reference: Some("é\"\\".into()),
-            description: None,
-            metadata: Some(r#"{"a":1}"#.into()),
-        };
-        let opened = Fact::AccountOpened {
-            code: account_code("a").unwrap(),
-            asset: asset_code("EUR").unwrap(),
-            normal: Side::Debit,
-            limits: Limits { min_balance: None, max_balance: amount(-largest).ok() },
-            metadata: None,
-        };
-        let defined = Fact::AssetDefined { code: asset_code("X").unwrap(), scale: 3 };
-        let events = [Fact::TransactionPosted(transaction), opened, defined].map(event_of);
+        let events: Vec<Event> = facts().into_iter().map(event_of).collect();
         let frame = postcard::to_stdvec(&LogPage { to: 77, events: events.iter().map(ToLog).collect() }).unwrap();
         let page: LogPage<LoggedEvent> = postcard::from_bytes(&frame).unwrap();
         let read: Result<Vec<_>, _> = page.events.into_iter().map(|event| event.0).collect();
         assert_eq!(read.unwrap(), events);
         // What is cut short is refused, not half-read.
         assert!(postcard::from_bytes::<LogPage<LoggedEvent>>(&frame[..frame.len() - 1]).is_err());
+    }
+
+    fn sent(work: &Work) -> Result<Work, Malformed> {
+        let frame = postcard::to_stdvec(&ToSubmit { wait_ms: 5, work }).unwrap();
+        let read: Submitted = postcard::from_bytes(&frame).unwrap();
+        assert_eq!(read.wait_ms, 5);
+        read.work
+    }
+
+    /// What another worker decides is what the client asked this one for.
+    #[test]
+    fn every_command_survives_the_way() {
+        let key = || Key { text: "k".into(), hash: [1; 16], fingerprint: [2; 16] };
+        let item = |command| Item { command, key: Some(key()) };
+        let each = Work::Each(commands().into_iter().map(item).collect());
+        assert_eq!(format!("{:?}", sent(&each).unwrap()), format!("{each:?}"));
+        let atomic = Work::Atomic { commands: commands(), key: key() };
+        assert_eq!(format!("{:?}", sent(&atomic).unwrap()), format!("{atomic:?}"));
+    }
+
+    #[test]
+    fn nobody_may_have_another_settle() {
+        let settle = Item { command: Command::Settle(id(1)), key: None };
+        assert!(sent(&Work::Each([settle].into_iter().collect())).is_err());
+    }
+
+    /// What a client is told does not depend on the worker that it asked.
+    #[test]
+    fn every_answer_survives_the_way() {
+        let known = || Some(Box::new(account_()));
+        let mut outcomes = vec![
+            Outcome::Unchanged(None),
+            Outcome::Unchanged(known()),
+            Outcome::KeyUsed,
+            Outcome::Account(None),
+            Outcome::Account(known()),
+            Outcome::Head,
+        ];
+        outcomes.extend(refusals().into_iter().enumerate().map(|(item, refusal)| Outcome::Refused { item, refusal }));
+        let events: Vec<Event> = facts().into_iter().map(event_of).collect();
+        outcomes.extend((0..events.len()).map(|index| Outcome::Recorded { index, count: 1 }));
+        let answer = Answer { outcomes: outcomes.into(), batch: Arc::new(Batch { events }), position: 99 };
+        let frame = postcard::to_stdvec(&ToAnswer(&answer)).unwrap();
+        let read: Answered = postcard::from_bytes(&frame).unwrap();
+        assert_eq!(format!("{:?}", read.0.unwrap()), format!("{answer:?}"));
     }
 }
