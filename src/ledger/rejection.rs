@@ -67,7 +67,7 @@ pub enum Refusal {
     NotAHold(Uuid),
     /// What was to be reversed has not been posted.
     NotReversible(Uuid),
-    /// What was to be cancelled never was scheduled.
+    /// What was to be cancelled is not scheduled: it never was, or no longer is.
     NotScheduled(Uuid),
     /// [`super::book::WAITING_MAX`] transactions wait for a moment of their own.
     TooManyWaiting,
