@@ -20,6 +20,7 @@ pub mod name;
 pub mod rejection;
 pub mod rule;
 pub mod transaction;
+pub mod velocity;
 
 pub use account::{Account, AccountId, AccountStatus, Attributes, Balance, Freeze, FreezeScope, Limits};
 pub use amount::Amount;
