@@ -21,8 +21,10 @@ pub mod payload;
 pub mod projections;
 pub mod rebuild;
 pub mod rows;
+pub mod rules;
 pub mod search;
 pub mod standing;
+pub mod story;
 pub mod verify;
 pub mod waiting;
 
