@@ -20,6 +20,7 @@ pub mod name;
 pub mod rejection;
 pub mod rule;
 pub mod transaction;
+pub mod velocity;
 
 pub use account::{Account, AccountId, AccountStatus, Attributes, Balance, Freeze, FreezeScope, Limits};
 pub use amount::Amount;
@@ -37,3 +38,4 @@ pub use transaction::{
     Authorisation, Cancelled, Expiry, HoldRef, Kind, Leg, LegRequest, More, Origin, Rate, RejectedTransaction, Release,
     ReleaseReason, Scheduled, Side, Terms, Transaction, TransactionRequest, Usage,
 };
+pub use velocity::{Counted, Counters};

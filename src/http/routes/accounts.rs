@@ -23,8 +23,9 @@ use super::super::wire::{
 use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
-use crate::ledger::{Attributes, 
-    Account, AccountCode, AccountStatus, Amount, Balance, Command, Event, Fact, Limits, OpenAccount, Position, Side,
+use crate::ledger::{
+    Account, AccountCode, AccountStatus, Amount, Attributes, Balance, Command, Event, Fact, Limits, OpenAccount,
+    Position, Side,
 };
 use crate::metadata;
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
