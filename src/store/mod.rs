@@ -14,14 +14,17 @@ pub mod events;
 pub mod exports;
 pub mod jsonb;
 pub mod keys;
+pub mod known;
 pub mod ledgers;
 pub mod numeric;
 pub mod payload;
 pub mod projections;
 pub mod rebuild;
 pub mod rows;
+pub mod rules;
 pub mod search;
 pub mod standing;
+pub mod story;
 pub mod verify;
 pub mod waiting;
 
