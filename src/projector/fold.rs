@@ -306,9 +306,14 @@ impl<'a> Fold<'a> {
         for usage in &more.usage {
             let Some(leg) = transaction.legs.get(usize::from(usage.leg)) else { continue };
             let Some(owner) = self.owner(leg.account.as_str(), leg.account_id, event.position) else { continue };
-            let key = (leg.account_id, usage.limit, usage.bucket);
-            let row =
-                UsageRow { owner, limit: usage.limit, bucket: usage.bucket, count: usage.count, amount: usage.amount };
+            let key = (leg.account_id, usage.counted.limit, usage.counted.bucket);
+            let row = UsageRow {
+                owner,
+                limit: usage.counted.limit,
+                bucket: usage.counted.bucket,
+                count: usage.counted.count,
+                amount: usage.counted.amount,
+            };
             let known = self.usage.get(&key).copied();
             let rows = &mut self.part(owner.shard).standing.usage;
             if let Some(index) = known {
@@ -441,7 +446,7 @@ mod tests {
     use super::*;
     use crate::ledger::{
         AssetCode, Attributes, Change, HoldRef, Kind, Limits, More, Rejection, ReleaseReason, RuleKey,
-        TransactionRequest, Usage,
+        TransactionRequest, Usage, Counted,
     };
 
     const LEDGER: LedgerId = 1;
@@ -484,7 +489,7 @@ mod tests {
             metadata: Some(r#"{"order":7}"#.into()),
             more: Some(Box::new(More {
                 origin,
-                usage: vec![Usage { leg: 0, limit: 3, bucket: 60, count: 1, amount }],
+                usage: vec![Usage { leg: 0, counted: Counted { limit: 3, bucket: 60, since: 0, count: 1, amount } }],
                 ..More::default()
             })),
         };

@@ -608,12 +608,12 @@ impl Replay {
             let account = &self.accounts[index];
             let after = UsageRow {
                 owner: account.owner(self.ledger_id),
-                limit: usage.limit,
-                bucket: usage.bucket,
-                count: usage.count,
-                amount: usage.amount,
+                limit: usage.counted.limit,
+                bucket: usage.counted.bucket,
+                count: usage.counted.count,
+                amount: usage.counted.amount,
             };
-            let before = self.usage.insert((leg.account_id, usage.limit), after);
+            let before = self.usage.insert((leg.account_id, usage.counted.limit), after);
             // Time does not run backwards along the log, and so neither do buckets.
             let follows = before.is_none_or(|before| {
                 (before.bucket, before.count, before.amount) <= (after.bucket, after.count, after.amount)
