@@ -138,6 +138,11 @@ impl Balance {
         }
     }
 
+    /// Nothing is on the account and nothing is to come or to go.
+    pub fn is_empty(&self) -> bool {
+        self.debits_posted == self.credits_posted && self.debits_pending.is_zero() && self.credits_pending.is_zero()
+    }
+
     /// Posted less pending out, which is what the floor is about; the nearest
     /// amount, where that has 39 digits.
     pub fn available(&self, normal: Side) -> Amount {

@@ -63,6 +63,12 @@ impl Amount {
             None => None,
         }
     }
+
+    /// What is left of an amount after a part of it; zero, where the part is more.
+    /// Both are zero or more.
+    pub fn less(self, part: Self) -> Self {
+        Self((self.0 - part.0).max(0))
+    }
 }
 
 impl From<u64> for Amount {

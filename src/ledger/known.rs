@@ -172,6 +172,14 @@ impl Posted {
         Self { legs, remaining }
     }
 
+    /// The legs of the reversal after which `remaining` is left: the transaction's
+    /// own, in their order, on the other side.
+    pub fn taken(&self, remaining: &[Amount]) -> SmallVec<[LegRequest; 2]> {
+        let legs = self.legs.iter().zip(&self.remaining).zip(remaining);
+        let legs = legs.map(|((leg, before), after)| leg.mirrored(before.less(*after)));
+        legs.filter(|leg| leg.amount.is_positive()).collect()
+    }
+
     fn reversed_by(&self, transaction: &super::Transaction) -> Option<Self> {
         let Some(Origin::Reversal { remaining, .. }) = origin(transaction) else { return None };
         (remaining.len() == self.legs.len()).then(|| Self { legs: self.legs.clone(), remaining: remaining.clone() })

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`amount`], [`name`], [`asset`], [`account`],
 //! [`transaction`], [`rule`], [`rejection`], [`event`], [`known`], [`book`],
-//! [`decide`].
+//! [`decide`]. Exchange rates are a subject of their own, in `exchange`.
 
 pub mod account;
 pub mod amount;
@@ -14,11 +14,13 @@ pub mod asset;
 pub mod book;
 pub mod decide;
 pub mod event;
-pub mod name;
+mod exchange;
 pub mod known;
+pub mod name;
 pub mod rejection;
 pub mod rule;
 pub mod transaction;
+pub mod velocity;
 
 pub use account::{Account, AccountId, AccountStatus, Attributes, Balance, Freeze, FreezeScope, Limits};
 pub use amount::Amount;

@@ -13,14 +13,13 @@
 //! | 7 | `overloaded`: too many transactions wait for a moment | no |
 //! | 8 | `hold_not_open` | yes |
 //! | 9 | `capture_exceeds_hold` | yes |
-//! | 10 | `schedule_not_open` | yes |
-//! | 11 | `reversal_exceeds_transaction` | yes |
-//! | 12 | `period_closed` | yes |
-//! | 13 | `account_closed` | yes |
-//! | 14 | `account_frozen` | yes |
-//! | 15 | `velocity_limit_exceeded` | yes |
-//! | 16 | `insufficient_funds` | yes |
-//! | 17 | `balance_limit_exceeded` | yes |
+//! | 10 | `reversal_exceeds_transaction` | yes |
+//! | 11 | `period_closed` | yes |
+//! | 12 | `account_closed` | yes |
+//! | 13 | `account_frozen` | yes |
+//! | 14 | `velocity_limit_exceeded` | yes |
+//! | 15 | `insufficient_funds` | yes |
+//! | 16 | `balance_limit_exceeded` | yes |
 //!
 //! Accounts, assets and rules have refusals of their own, none of them recorded.
 //!
@@ -68,7 +67,7 @@ pub enum Refusal {
     NotAHold(Uuid),
     /// What was to be reversed has not been posted.
     NotReversible(Uuid),
-    /// What was to be cancelled never was scheduled.
+    /// What was to be cancelled is not scheduled: it never was, or no longer is.
     NotScheduled(Uuid),
     /// [`super::book::WAITING_MAX`] transactions wait for a moment of their own.
     TooManyWaiting,
@@ -104,10 +103,6 @@ pub enum Rejection {
     CaptureExceedsHold {
         account: AccountCode,
         remaining: Amount,
-    },
-    /// The scheduled transaction has been posted, rejected or cancelled.
-    ScheduleNotOpen {
-        account: AccountCode,
     },
     /// More than is left of the account's leg, which may be nothing.
     ReversalExceedsTransaction {
@@ -155,7 +150,6 @@ impl Rejection {
         match self {
             Self::HoldNotOpen { .. } => "hold_not_open",
             Self::CaptureExceedsHold { .. } => "capture_exceeds_hold",
-            Self::ScheduleNotOpen { .. } => "schedule_not_open",
             Self::ReversalExceedsTransaction { .. } => "reversal_exceeds_transaction",
             Self::PeriodClosed { .. } => "period_closed",
             Self::VelocityLimitExceeded { .. } => "velocity_limit_exceeded",
@@ -170,7 +164,6 @@ impl Rejection {
         match self {
             Self::HoldNotOpen { account, .. }
             | Self::CaptureExceedsHold { account, .. }
-            | Self::ScheduleNotOpen { account }
             | Self::ReversalExceedsTransaction { account, .. }
             | Self::PeriodClosed { account, .. }
             | Self::VelocityLimitExceeded { account, .. }

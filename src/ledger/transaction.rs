@@ -31,6 +31,13 @@ impl Side {
         }
     }
 
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Debit => Self::Credit,
+            Self::Credit => Self::Debit,
+        }
+    }
+
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Debit, Self::Credit].into_iter().find(|s| s.as_str() == text)
     }
@@ -81,6 +88,13 @@ pub struct LegRequest {
     /// More than zero, in the smallest unit of `asset`.
     pub amount: Amount,
     pub asset: AssetCode,
+}
+
+impl LegRequest {
+    /// The same account on the other side.
+    pub fn mirrored(&self, amount: Amount) -> Self {
+        Self { side: self.side.other(), amount, ..self.clone() }
+    }
 }
 
 /// A transaction as a client asks for it.

@@ -1,14 +1,24 @@
 //! The book: the state of a ledger in memory, and how events change it.
+//!
+//! Here is what it holds and how it is taken back; `apply` is what events do.
+
+mod apply;
+mod rules;
+mod transactions;
 
 use std::collections::VecDeque;
 
+use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
 use uuid::Uuid;
 
+use self::rules::Rules;
+use self::transactions::Transactions;
 use super::account::{Account, Attributes, Balance};
-use super::event::{Event, Fact, Position};
+use super::event::Position;
 use super::known::Known;
 use super::name::{AccountCode, AssetCode};
+use super::rule::{AccountType, Rule, RuleKey};
 
 /// Accounts that eviction may look at for each that it is to evict, so that a
 /// pause stays short when few may go.
@@ -20,7 +30,8 @@ const EVICTION_LOOKS_MIN: usize = 4_096;
 /// scheduled ones. All are in memory, at some 400 bytes each.
 pub const WAITING_MAX: usize = 1_000_000;
 
-/// The assets of a ledger, and those of its accounts that memory holds.
+/// The assets and rules of a ledger, and those of its accounts and transactions
+/// that memory holds.
 ///
 /// The book remembers how to take back what was applied after a [`Mark`],
 /// because the sequencer decides on state whose append is still in flight: if
@@ -31,7 +42,10 @@ pub struct Book {
     slots: HashMap<AccountCode, u32>,
     accounts: Vec<Option<Slot>>,
     free: Vec<u32>,
-    known: HashMap<Uuid, Known>,
+    transactions: Transactions,
+    rules: Rules,
+    /// Nothing becomes effective before this any more.
+    closed_before: Option<DateTime<Utc>>,
     undo: VecDeque<Undo>,
     /// Undo entries ever dropped from the front: makes marks absolute.
     settled: u64,
@@ -47,11 +61,30 @@ struct Slot {
     recently_used: bool,
 }
 
+/// What the last change has replaced. The rarer ones are boxed, so that a payment
+/// writes down no more than two balances.
 #[derive(Debug)]
 enum Undo {
-    Balance { slot: u32, before: Balance },
-    AccountOpened { slot: u32 },
+    Balance {
+        slot: u32,
+        before: Balance,
+    },
+    Attributes(Box<AttributesBefore>),
+    AccountOpened {
+        slot: u32,
+    },
     AssetDefined(AssetCode),
+    /// `None` where the transaction was begun.
+    Transaction(Box<(Uuid, Option<Known>)>),
+    Rule(Box<(RuleKey, Option<(Rule, Position)>)>),
+    PeriodClosed(Option<DateTime<Utc>>),
+}
+
+#[derive(Debug)]
+struct AttributesBefore {
+    slot: u32,
+    attributes: Attributes,
+    changed: Position,
 }
 
 /// A point in a book's history to which it can be rolled back.
@@ -95,13 +128,69 @@ impl Book {
 
     /// A transaction that memory knows.
     pub fn known(&self, id: &Uuid) -> Option<&Known> {
-        self.known.get(id)
+        self.transactions.get(id)
+    }
+
+    /// Transactions in memory.
+    pub fn known_len(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// Transactions that wait for a moment of their own: at most [`WAITING_MAX`].
+    pub fn waiting(&self) -> usize {
+        self.transactions.waiting()
+    }
+
+    /// What is due up to and with `until`, in the order in which it is to be settled:
+    /// by its time, then by the position of its first event. Begins behind `after`.
+    pub fn due(
+        &self,
+        after: Option<(DateTime<Utc>, Position)>,
+        until: DateTime<Utc>,
+    ) -> impl Iterator<Item = (DateTime<Utc>, Position, Uuid)> {
+        self.transactions.due(after, until)
+    }
+
+    /// What is due first, be it now or later.
+    pub fn next_due(&self) -> Option<(DateTime<Utc>, Position, Uuid)> {
+        self.transactions.next_due()
+    }
+
+    /// Nothing becomes effective before this any more.
+    pub fn closed_before(&self) -> Option<DateTime<Utc>> {
+        self.closed_before
+    }
+
+    /// The rules, each with the position of the event that set it.
+    pub fn rules(&self) -> impl Iterator<Item = (&Rule, Position)> {
+        self.rules.iter()
+    }
+
+    pub fn rule(&self, key: &RuleKey) -> Option<&Rule> {
+        self.rules.get(key).map(|(rule, _)| rule)
+    }
+
+    /// Rules of the same sort as `key`'s.
+    pub fn rules_of_its_sort(&self, key: &RuleKey) -> usize {
+        self.rules.of_its_sort(key)
+    }
+
+    /// The account type with the longest prefix of `code`.
+    pub fn account_type(&self, code: &AccountCode) -> Option<&AccountType> {
+        self.rules.account_type(code)
     }
 
     /// Takes in a transaction as the log has it. One that is in the book already
     /// is newer than any copy, and stays.
     pub fn load_known(&mut self, id: Uuid, known: Known) {
-        self.known.entry(id).or_insert(known);
+        self.transactions.load(id, known);
+    }
+
+    /// Forgets transactions that wait for nothing, those longest unchanged first,
+    /// until `max` of them are left. Keeps what an event behind `committed` has
+    /// changed: the log has that not yet.
+    pub fn evict_known(&mut self, max: usize, committed: Position) {
+        self.transactions.evict(max, committed);
     }
 
     /// Takes in an asset that is known from elsewhere than an event.
@@ -127,65 +216,16 @@ impl Book {
         }
     }
 
-    /// Makes an event so. Recomputes what the event says came out, and refuses
-    /// an event that says otherwise, leaving the book as it was.
-    pub fn apply(&mut self, event: &Event) -> Result<(), Contradiction> {
-        match &event.fact {
-            Fact::AssetDefined { code, scale } => match self.asset_scale(code) {
-                None => {
-                    self.assets.insert(code.clone(), *scale);
-                    self.undo.push_back(Undo::AssetDefined(code.clone()));
-                }
-                // Loaded from the table that the event's own append has written.
-                Some(known) if known == *scale => {}
-                Some(known) => return Err(contradiction(event, format!("asset {code} has scale {known}"))),
-            },
-            Fact::AccountOpened { code, asset, normal, limits, metadata } => {
-                if self.contains(code) {
-                    return Err(contradiction(event, format!("account {code} exists")));
-                }
-                let slot = self.insert(Account {
-                    id: event.position,
-                    code: code.clone(),
-                    asset: asset.clone(),
-                    normal: *normal,
-                    attributes: Attributes { limits: *limits, metadata: metadata.clone(), ..Attributes::default() },
-                    changed: event.position,
-                    opened_at: event.recorded_at,
-                    balance: Balance { position: event.position, ..Balance::default() },
-                });
-                self.undo.push_back(Undo::AccountOpened { slot });
-            }
-            Fact::TransactionPosted(transaction) => {
-                let mark = self.mark();
-                for leg in &transaction.legs {
-                    if let Err(detail) = self.apply_leg(leg, event.position) {
-                        self.roll_back(mark);
-                        return Err(contradiction(event, detail));
-                    }
-                }
-            }
-            Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {}
-            _ => {}
+    /// Sets the attributes of an account that is in the book to what the log says
+    /// its last change, at `changed`, left behind. For loading only: it cannot be
+    /// rolled back.
+    pub fn set_attributes(&mut self, code: &AccountCode, attributes: Attributes, changed: Position) {
+        if let Some(&index) = self.slots.get(code)
+            && let Some(slot) = self.accounts[index as usize].as_mut()
+        {
+            slot.account.attributes = attributes;
+            slot.account.changed = changed;
         }
-        Ok(())
-    }
-
-    fn apply_leg(&mut self, leg: &super::Leg, position: Position) -> Result<(), String> {
-        let Some(&index) = self.slots.get(&leg.account) else {
-            return Err(format!("account {} is unknown", leg.account));
-        };
-        let Some(slot) = self.accounts[index as usize].as_mut() else {
-            return Err(format!("account {} is unknown", leg.account));
-        };
-        let before = slot.account.balance;
-        if before.with_posted(leg.side, leg.amount, position) != Some(leg.after) {
-            return Err(format!("account {} would not have the balance after that it states", leg.account));
-        }
-        slot.account.balance = leg.after;
-        slot.recently_used = true;
-        self.undo.push_back(Undo::Balance { slot: index, before });
-        Ok(())
     }
 
     /// The present point, to roll back to or to settle.
@@ -202,10 +242,25 @@ impl Book {
                         slot.account.balance = before;
                     }
                 }
+                Some(Undo::Attributes(before)) => {
+                    if let Some(slot) = self.accounts[before.slot as usize].as_mut() {
+                        slot.account.attributes = before.attributes;
+                        slot.account.changed = before.changed;
+                    }
+                }
                 Some(Undo::AccountOpened { slot }) => self.remove(slot),
                 Some(Undo::AssetDefined(code)) => {
                     self.assets.remove(&code);
                 }
+                Some(Undo::Transaction(before)) => {
+                    let (id, known) = *before;
+                    self.transactions.put(id, known);
+                }
+                Some(Undo::Rule(before)) => {
+                    let (key, rule) = *before;
+                    self.rules.put(&key, rule);
+                }
+                Some(Undo::PeriodClosed(before)) => self.closed_before = before,
                 None => return,
             }
         }
@@ -268,12 +323,9 @@ impl Book {
     }
 }
 
-fn contradiction(event: &Event, detail: String) -> Contradiction {
-    Contradiction { position: event.position, detail }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::event::{Event, Fact};
     use super::*;
 
     fn defined(scale: u8) -> Event {

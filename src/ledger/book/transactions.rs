@@ -1,0 +1,134 @@
+//! The transactions that memory knows: by their ids, and those that wait by the time
+//! that they wait for.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Bound;
+
+use chrono::{DateTime, Utc};
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+use uuid::Uuid;
+
+use super::super::event::Position;
+use super::super::known::Known;
+
+/// A moment, the position of the transaction's first event, and its id.
+type Due = (DateTime<Utc>, Position, Uuid);
+
+/// Notes in `idle` that may be out of date before they are looked through.
+const STALE_MIN: usize = 1_024;
+
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    by_id: HashMap<Uuid, Known>,
+    due: BTreeSet<Due>,
+    /// Those that wait for nothing, with the event that changed them last, in the
+    /// order in which they came to be so. A note whose transaction has changed since
+    /// is out of date; there is a newer one then.
+    idle: VecDeque<(Uuid, Position)>,
+}
+
+impl Transactions {
+    pub fn get(&self, id: &Uuid) -> Option<&Known> {
+        self.by_id.get(id)
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.due.len()
+    }
+
+    pub fn next_due(&self) -> Option<Due> {
+        self.due.first().copied()
+    }
+
+    pub fn due(&self, after: Option<(DateTime<Utc>, Position)>, until: DateTime<Utc>) -> impl Iterator<Item = Due> {
+        let from = after.map_or(Bound::Unbounded, |(time, position)| Bound::Excluded((time, position, Uuid::max())));
+        self.due.range((from, Bound::Unbounded)).copied().take_while(move |(time, ..)| *time <= until)
+    }
+
+    /// Takes in a transaction unless there is a copy.
+    pub fn load(&mut self, id: Uuid, known: Known) {
+        if let Entry::Vacant(vacant) = self.by_id.entry(id) {
+            let (due, changed) = (due(&known, id), known.changed);
+            vacant.insert(known);
+            self.note(id, due, changed);
+        }
+    }
+
+    /// Sets what is known of a transaction or, with `None`, forgets it; gives back
+    /// what there was.
+    pub fn put(&mut self, id: Uuid, known: Option<Known>) -> Option<Known> {
+        let next = known.as_ref().map(|known| (due(known, id), known.changed));
+        let before = match known {
+            Some(known) => self.by_id.insert(id, known),
+            None => self.by_id.remove(&id),
+        };
+        let due_before = before.as_ref().and_then(|before| due(before, id));
+        if let Some(due_before) = due_before {
+            self.due.remove(&due_before);
+        }
+        if let Some((due, changed)) = next {
+            self.note(id, due, changed);
+        }
+        before
+    }
+
+    /// Forgets those that wait for nothing, until `max` of them are left.
+    pub fn evict(&mut self, max: usize, committed: Position) {
+        for _ in 0..self.idle.len() {
+            if self.idle_len() <= max {
+                break;
+            }
+            let Some((id, changed)) = self.idle.pop_front() else { break };
+            if !self.is_current(&id, changed) {
+                continue;
+            }
+            if changed <= committed {
+                self.by_id.remove(&id);
+            } else {
+                self.idle.push_back((id, changed));
+            }
+        }
+    }
+
+    fn idle_len(&self) -> usize {
+        self.by_id.len() - self.due.len()
+    }
+
+    fn note(&mut self, id: Uuid, due: Option<Due>, changed: Position) {
+        match due {
+            Some(due) => {
+                self.due.insert(due);
+            }
+            None => {
+                self.idle.push_back((id, changed));
+                self.drop_stale();
+            }
+        }
+    }
+
+    /// Keeps `idle` within twice what it is about, at a cost that is shared by all
+    /// that has been added since it was done last.
+    fn drop_stale(&mut self) {
+        if self.idle.len() > 2 * self.idle_len() + STALE_MIN {
+            let mut idle = std::mem::take(&mut self.idle);
+            // The same note may be there twice: taken back, a change leaves the
+            // earlier state behind once more.
+            let mut seen = hashbrown::HashSet::with_capacity(self.idle_len());
+            idle.retain(|(id, changed)| self.is_current(id, *changed) && seen.insert(*id));
+            self.idle = idle;
+        }
+    }
+
+    fn is_current(&self, id: &Uuid, changed: Position) -> bool {
+        self.by_id.get(id).is_some_and(|known| known.changed == changed && known.due_at().is_none())
+    }
+}
+
+fn due(known: &Known, id: Uuid) -> Option<Due> {
+    Some((known.due_at()?, known.position, id))
+}
