@@ -27,7 +27,9 @@ use steelyard::store::Database;
 
 use book::Totals;
 use order::{Operation, Place};
-use request::{FUNDS, Scope, Seen, WALLETS, Wish, wallet};
+use request::{Scope, Seen, WALLETS, wallet};
+
+pub use request::{FUNDS, Wish};
 
 /// A client that hears nothing for so long gives up, and tries again later.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -272,7 +274,7 @@ impl History {
     }
 
     /// Asks once; keeps a definite answer, and compares it with an earlier one.
-    async fn ask(&self, key: String, wish: Wish) -> bool {
+    pub async fn ask(&self, key: String, wish: Wish) -> bool {
         self.note_asked(&key, &wish, false);
         let Some((status, answer)) = self.post(&wish.path(), Some(&key), &wish.body()).await else { return false };
         self.note_answer(&key, status, answer)
@@ -296,7 +298,7 @@ impl History {
         };
         match self.post(&format!("accounts/{account}/{path}"), None, &body).await {
             Some((200, _)) => {}
-            None | Some((500 | 503 | 504, _)) => return false,
+            None | Some((503 | 504, _)) => return false,
             Some((status, answer)) => panic!("{path} of {account} was answered {status}: {answer}"),
         }
         self.freezes.lock().expect("no panic").get_mut(&reason).expect("asked before").answered = Some(Instant::now());
@@ -384,7 +386,7 @@ impl History {
     }
 
     /// Reads an account. Whether that was right, the log knows.
-    async fn read(&self, account: &str) {
+    pub async fn read(&self, account: &str) {
         let base = self.base.lock().expect("no panic").clone();
         let (called, asked_at) = (Instant::now(), SystemClock.now());
         let Ok(answer) = self.http.get(format!("{base}/v1/ledgers/main/accounts/{account}")).send().await else {
@@ -538,6 +540,16 @@ impl History {
                 Err(found(Rule::Order, what))
             }
         }
+    }
+
+    /// The status of the definite answer to the request under a key.
+    pub fn status(&self, key: &str) -> Option<u16> {
+        self.asked.lock().expect("no panic").get(key)?.answer.as_ref().map(|answer| answer.status)
+    }
+
+    /// The ledger's time, as of the last answer.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.seen.lock().expect("no panic").now().expect("an answer")
     }
 
     /// Requests that were definitely answered.

@@ -66,6 +66,19 @@ impl Wish {
         Self::Pay { from: from.to_owned(), to: to.to_owned(), amount: i128::from(amount), effective_at: None }
     }
 
+    pub fn authorise(from: &str, to: &str, amount: u32, expires_in_s: u32) -> Self {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        Self::Authorise { from, to, amount: amount.into(), expires_in_s: Some(expires_in_s) }
+    }
+
+    /// The same payment, effective at some moment.
+    pub fn at(mut self, moment: DateTime<Utc>) -> Self {
+        if let Self::Pay { effective_at, .. } = &mut self {
+            *effective_at = Some(moment);
+        }
+        self
+    }
+
     /// Below `/v1/ledgers/main/`.
     pub fn path(&self) -> String {
         match self {
@@ -140,6 +153,10 @@ pub struct Seen {
 }
 
 impl Seen {
+    pub const fn now(&self) -> Option<DateTime<Utc>> {
+        self.now
+    }
+
     /// Learns from the answer to a wish that was granted.
     pub fn note(&mut self, wish: &Wish, id: &str, answer: &Value) {
         let recorded_at = answer["recorded_at"].as_str().and_then(|at| at.parse().ok());
