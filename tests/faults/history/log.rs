@@ -412,7 +412,7 @@ impl Log {
                     return Err(event.found(Rule::Requests, &format!("{schedule} was scheduled at {position:?}")));
                 }
                 self.book.end_schedule(schedule, event.row.at(), legs);
-                event.check_answer(200, &[])
+                event.check_answer(200, &[("/status", json!("cancelled"))])
             }
         }
     }
@@ -553,13 +553,15 @@ impl Event<'_> {
         Err(self.found(Rule::Answers, &format!("{wrong:?} is not in {answer:?}")))
     }
 
+    /// The balances of an answer; what is pending stands where holds are concerned.
     fn check_balance(&self, account: &str, after: &Totals) -> Result<(), Finding> {
-        let Some(answer) = self.answer.filter(|answer| answer.status == 201) else { return Ok(()) };
-        let told = &answer.body["balances"][account];
+        let Some(told) = self.answer.map(|answer| &answer.body["balances"][account]) else { return Ok(()) };
         let told_amount = |member: &str| told[member].as_str().map(amount);
-        if (told["version"].as_u64(), told_amount("posted"), told_amount("available"))
-            == (Some(after.version), Some(after.posted()), Some(after.available()))
-        {
+        let pending = [("pending_in", after.credits_pending), ("pending_out", after.debits_pending)];
+        let amounts = [("posted", after.posted()), ("available", after.available())];
+        let amounts = amounts.into_iter().chain(pending.into_iter().filter(|(member, _)| !told[member].is_null()));
+        let right = amounts.map(|(member, amount)| told_amount(member) == Some(amount)).all(|right| right);
+        if right && told["version"].as_u64() == Some(after.version) {
             return Ok(());
         }
         Err(self.found(Rule::Answers, &format!("{after:?} was answered with {told}")))

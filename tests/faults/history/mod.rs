@@ -230,8 +230,7 @@ impl History {
             tasks.spawn(async move {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(batcher + 1) << 48);
                 for _ in (0..BATCHES_MAX).take_while(|_| !stop.is_cancelled()) {
-                    let item = |_| (request::draw_key(&mut random), request::draw_payment(&mut random));
-                    let items = (0..BATCH).map(item).collect();
+                    let items = history.draw_batch(&mut random);
                     history.ask_batch(items).await;
                 }
             });
@@ -271,6 +270,11 @@ impl History {
 
     fn draw(&self, random: &mut SmallRng) -> Wish {
         request::draw(random, &self.seen.lock().expect("no panic"))
+    }
+
+    fn draw_batch(&self, random: &mut SmallRng) -> Vec<(String, Wish)> {
+        let seen = self.seen.lock().expect("no panic");
+        (0..BATCH).map(|_| (request::draw_key(random), request::draw_item(random, &seen))).collect()
     }
 
     /// Asks once; keeps a definite answer, and compares it with an earlier one.

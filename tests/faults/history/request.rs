@@ -23,6 +23,8 @@ const AMOUNT_MAX: u32 = FUNDS / 3;
 /// The most that is reserved for long, or soon nobody could pay any more.
 const LONG_HOLD_MAX: u32 = FUNDS / 50;
 const LONG_HOLD_S: u32 = 3_600;
+/// The most that an item of a batch reserves.
+const BATCH_HOLD_MAX: u32 = 20;
 /// Transactions of each sort that clients remember: few, so that they meet.
 const SEEN_MAX: usize = 24;
 
@@ -186,8 +188,21 @@ pub fn draw_key(random: &mut SmallRng) -> String {
     format!("k-{:016x}", random.random::<u64>())
 }
 
+/// A random item of a batch: mostly a payment; enough that waits for holds to come
+/// due by the hundred in one second.
+pub fn draw_item(random: &mut SmallRng, seen: &Seen) -> Wish {
+    match (random.random_range(0..100), seen.now) {
+        (0..10, _) => {
+            let (from, to) = draw_wallets(random);
+            Wish::authorise(&from, &to, random.random_range(1..=BATCH_HOLD_MAX), 1)
+        }
+        (10..12, Some(now)) => draw_schedule(random, now),
+        _ => draw_payment(random),
+    }
+}
+
 /// A random payment.
-pub fn draw_payment(random: &mut SmallRng) -> Wish {
+fn draw_payment(random: &mut SmallRng) -> Wish {
     let (from, to) = draw_wallets(random);
     Wish::pay(&from, &to, random.random_range(1..=AMOUNT_MAX))
 }

@@ -84,6 +84,8 @@ impl Story {
                 "version": totals.version,
                 "posted": totals.posted().to_string(),
                 "available": totals.available().to_string(),
+                "pending_in": totals.credits_pending.to_string(),
+                "pending_out": totals.debits_pending.to_string(),
             });
             leg
         };
@@ -150,13 +152,14 @@ impl Story {
 
     /// Voids what remains of a hold, or lets it expire if there is no key.
     fn release(&mut self, key: Option<&str>, hold: &str, captured: i64, remaining: i64) -> &mut Row {
-        let (legs, _) = self.legs("a", "bank", remaining, 0, -remaining);
+        let (legs, balances) = self.legs("a", "bank", remaining, 0, -remaining);
         let hold_then = json!({"id": id(hold), "position": self.position(hold), "captured": captured.to_string()});
         let payload = json!({"legs": legs, "hold": hold_then});
         let type_name = if key.is_some() { "hold_voided" } else { "hold_expired" };
         self.event(type_name, key, Some(id(hold)), payload);
         if let Some(key) = key {
-            let told = json!({"status": "voided", "captured": captured.to_string(), "released": remaining.to_string()});
+            let told = json!({"status": "voided", "captured": captured.to_string(), "released": remaining.to_string(),
+                              "balances": balances});
             self.ask(key, Wish::Void { hold: id(hold) }, 200, id(hold), told);
         }
         self.rows.last_mut().unwrap()
@@ -199,7 +202,7 @@ impl Story {
         let payload = json!({"account": "a", "account_id": 2, "transaction_id": id(schedule),
                              "scheduled_position": self.position(schedule)});
         self.event("schedule_cancelled", Some(key), Some(id(schedule)), payload);
-        self.ask(key, Wish::Cancel { schedule: id(schedule) }, 200, id(schedule), json!({}));
+        self.ask(key, Wish::Cancel { schedule: id(schedule) }, 200, id(schedule), json!({"status": "cancelled"}));
     }
 
     /// Freezes `a`, or ends that.
@@ -328,6 +331,7 @@ fn answers_are_what_the_log_says() {
         |answer| answer.body["status"] = json!("scheduled"),
         |answer| answer.body["balances"]["a"]["version"] = json!(3),
         |answer| answer.body["balances"]["a"]["available"] = json!("71"),
+        |answer| answer.body["balances"]["a"]["pending_out"] = json!("1"),
         |answer| answer.body["balances"]["bank"]["posted"] = json!("-71"),
     ] {
         let mut story = history();
