@@ -22,6 +22,7 @@ pub mod name;
 pub mod rejection;
 pub mod rule;
 pub mod transaction;
+pub mod velocity;
 
 pub use account::{Account, AccountId, AccountStatus, Attributes, Balance, Freeze, FreezeScope, Limits};
 pub use amount::Amount;
@@ -39,3 +40,4 @@ pub use transaction::{
     Authorisation, Cancelled, Expiry, HoldRef, Kind, Leg, LegRequest, More, Origin, Rate, RejectedTransaction, Release,
     ReleaseReason, Scheduled, Side, Terms, Transaction, TransactionRequest, Usage,
 };
+pub use velocity::{Counted, Counters};

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::connection::Tx;
 use super::jsonb::Jsonb;
-use super::payload::{self, SCHEMA_VERSION};
+use super::payload::{self, PayloadError};
 use super::{Connection, Epoch, Error, LedgerId, rows};
 use crate::failpoint::failpoint;
 use crate::ledger::{Event, Fact, Position};
@@ -59,7 +59,9 @@ pub async fn append(
     let starts = std::iter::once(0).chain(ends.iter().copied());
     let payloads: Vec<Jsonb<&str>> = starts.zip(&ends).map(|(start, end)| Jsonb(&text[start..*end])).collect();
     let types: Vec<&str> = events.iter().map(|event| event.fact.type_name()).collect();
+    let schema_versions: Vec<i16> = events.iter().map(|event| payload::schema_version(&event.fact)).collect();
     let transaction_ids: Vec<Option<Uuid>> = events.iter().map(|event| event.transaction_id).collect();
+    let subject_ids: Vec<Option<Uuid>> = events.iter().map(|event| event.fact.subject()).collect();
     let idempotency_keys: Vec<Option<&str>> = events.iter().map(|event| event.idempotency_key.as_deref()).collect();
     let recorded_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.recorded_at).collect();
     let effective_at: Vec<DateTime<Utc>> = events.iter().map(|event| event.effective_at).collect();
@@ -79,9 +81,10 @@ pub async fn append(
         ledger_id,
         epoch,
         first.position as i64,
-        SCHEMA_VERSION,
         types as _,
+        &schema_versions,
         transaction_ids as _,
+        subject_ids as _,
         idempotency_keys as _,
         payloads as _,
         &recorded_at,
@@ -187,8 +190,8 @@ async fn write_rows(
     Ok(())
 }
 
-const COPY_EVENTS: &str = "COPY events (ledger_id, position, type, schema_version, transaction_id, idempotency_key, \
-                           payload, recorded_at, effective_at, epoch) FROM STDIN (FORMAT binary)";
+const COPY_EVENTS: &str = "COPY events (ledger_id, position, type, schema_version, transaction_id, subject_id, \
+                           idempotency_key, payload, recorded_at, effective_at, epoch) FROM STDIN (FORMAT binary)";
 const COPY_KEYS: &str =
     "COPY idempotency_keys (ledger_id, key_hash, fingerprint, position, event_count) FROM STDIN (FORMAT binary)";
 
@@ -230,14 +233,16 @@ async fn copy_events<T>(
 }
 
 fn event_row(ledger_id: LedgerId, epoch: Epoch, event: &Event, text: &mut String, out: &mut Vec<u8>) {
-    out.extend_from_slice(&10_i16.to_be_bytes());
+    out.extend_from_slice(&11_i16.to_be_bytes());
     rows::field(out, &ledger_id.to_be_bytes());
     rows::field(out, &event.position.to_be_bytes());
     rows::field(out, event.fact.type_name().as_bytes());
-    rows::field(out, &SCHEMA_VERSION.to_be_bytes());
-    match &event.transaction_id {
-        Some(id) => rows::field(out, id.as_bytes()),
-        None => rows::null(out),
+    rows::field(out, &payload::schema_version(&event.fact).to_be_bytes());
+    for id in [event.transaction_id, event.fact.subject()] {
+        match id {
+            Some(id) => rows::field(out, id.as_bytes()),
+            None => rows::null(out),
+        }
     }
     rows::text_or_null(out, event.idempotency_key.as_deref());
     text.clear();
@@ -326,6 +331,7 @@ pub struct Row {
     pub type_name: String,
     pub schema_version: i16,
     pub transaction_id: Option<Uuid>,
+    pub subject_id: Option<Uuid>,
     pub idempotency_key: Option<String>,
     pub payload: Box<str>,
     pub recorded_at: DateTime<Utc>,
@@ -334,9 +340,14 @@ pub struct Row {
 
 impl Row {
     /// # Errors
-    /// [`Error::Payload`]: an unknown version, or a payload that is malformed.
+    /// [`Error::Payload`]: an unknown version, or a payload that is malformed or of
+    /// another subject than its row.
     pub fn into_event(self) -> Result<Event, Error> {
         let fact = payload::read(&self.type_name, self.schema_version, self.position, &self.payload)
+            .and_then(|fact| match fact.subject() == self.subject_id {
+                true => Ok(fact),
+                false => Err(PayloadError::Invalid { type_name: self.type_name.clone(), what: "subject_id" }),
+            })
             .map_err(|source| Error::Payload { position: self.position, source })?;
         Ok(Event {
             position: self.position,
@@ -356,6 +367,7 @@ macro_rules! row {
             type_name: $row.type_name,
             schema_version: $row.schema_version,
             transaction_id: $row.transaction_id,
+            subject_id: $row.subject_id,
             idempotency_key: $row.idempotency_key,
             payload: $row.payload.0,
             recorded_at: $row.recorded_at,
@@ -378,7 +390,7 @@ pub async fn read(
 ) -> Result<Vec<Row>, Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+        SELECT position, type AS type_name, schema_version, transaction_id, subject_id, idempotency_key,
                payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
         FROM events
         WHERE ledger_id = $1 AND position > $2 AND position <= $3
@@ -426,7 +438,7 @@ pub async fn read_logged(
 ) -> Result<Vec<Logged>, Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+        SELECT position, type AS type_name, schema_version, transaction_id, subject_id, idempotency_key,
                payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at, epoch
         FROM events
         WHERE ledger_id = $1 AND position > $2 AND position <= $3
@@ -449,7 +461,7 @@ pub async fn at_positions(
 ) -> Result<Vec<Event>, Error> {
     let rows = sqlx::query!(
         r#"
-        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+        SELECT position, type AS type_name, schema_version, transaction_id, subject_id, idempotency_key,
                payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
         FROM events
         WHERE ledger_id = $1 AND position = ANY($2)
@@ -463,7 +475,8 @@ pub async fn at_positions(
     rows.into_iter().map(|row| row!(row).into_event()).collect()
 }
 
-/// The event of a transaction.
+/// The event that begins a transaction: it was posted with it, declined, authorised
+/// or scheduled.
 pub async fn of_transaction(
     executor: impl PgExecutor<'_>,
     ledger_id: LedgerId,
@@ -471,10 +484,12 @@ pub async fn of_transaction(
 ) -> Result<Option<Event>, Error> {
     let row = sqlx::query!(
         r#"
-        SELECT position, type AS type_name, schema_version, transaction_id, idempotency_key,
+        SELECT position, type AS type_name, schema_version, transaction_id, subject_id, idempotency_key,
                payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
         FROM events
         WHERE transaction_id = $1 AND ledger_id = $2
+        ORDER BY position
+        LIMIT 1
         "#,
         transaction_id,
         ledger_id
@@ -482,6 +497,96 @@ pub async fn of_transaction(
     .fetch_optional(executor)
     .await?;
     row.map(|row| row!(row).into_event()).transpose()
+}
+
+/// Up to `limit` events about a transaction after `after`, in order: its own, and
+/// those that capture or reverse it.
+pub async fn about_transaction(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    transaction_id: Uuid,
+    after: Position,
+    limit: i64,
+) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT position AS "position!", type AS "type_name!", schema_version AS "schema_version!", transaction_id,
+               subject_id, idempotency_key, payload AS "payload!: Jsonb<Box<str>>", recorded_at AS "recorded_at!",
+               effective_at AS "effective_at!"
+        FROM (
+            (
+                SELECT * FROM events
+                WHERE transaction_id = $2 AND ledger_id = $1 AND position > $3
+                ORDER BY position LIMIT $4
+            )
+            UNION ALL
+            (
+                SELECT * FROM events
+                WHERE ledger_id = $1 AND subject_id = $2 AND position > $3
+                ORDER BY position LIMIT $4
+            )
+        ) AS about
+        ORDER BY position
+        LIMIT $4
+        "#,
+        ledger_id,
+        transaction_id,
+        after as i64,
+        limit
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(|row| row!(row).into_event()).collect()
+}
+
+/// Where the log speaks of each of `transactions`: the position of the event that
+/// begins it, and of the last one about it, which may be the same. Those that do
+/// not exist are left out.
+pub async fn ends_of_transactions(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    transactions: &[Uuid],
+) -> Result<Vec<(Uuid, Position, Position)>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT asked.id AS "id!", own.first AS "first!",
+               GREATEST(own.last, (
+                   SELECT position FROM events
+                   WHERE ledger_id = $1 AND subject_id = asked.id
+                   ORDER BY position DESC LIMIT 1
+               )) AS "last!"
+        FROM UNNEST($2::uuid[]) AS asked (id)
+        CROSS JOIN LATERAL (
+            SELECT min(position) AS first, max(position) AS last FROM events
+            WHERE transaction_id = asked.id AND ledger_id = $1
+        ) AS own
+        WHERE own.first IS NOT NULL
+        "#,
+        ledger_id,
+        transactions
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.first as Position, row.last as Position)).collect())
+}
+
+/// All events that set or remove rules or close a period, in order. There are few.
+pub async fn of_rules(executor: impl PgExecutor<'_>, ledger_id: LedgerId) -> Result<Vec<Event>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT position, type AS type_name, schema_version, transaction_id, subject_id, idempotency_key,
+               payload AS "payload: Jsonb<Box<str>>", recorded_at, effective_at
+        FROM events
+        WHERE ledger_id = $1 AND type IN (
+            'account_type_set', 'account_type_removed', 'velocity_limit_set', 'velocity_limit_removed', 'period_closed'
+        )
+        ORDER BY position
+        "#,
+        ledger_id
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.into_iter().map(|row| row!(row).into_event()).collect()
 }
 
 /// The idempotency keys of the last `count` events, oldest first.

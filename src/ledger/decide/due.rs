@@ -3,13 +3,13 @@
 
 use uuid::Uuid;
 
-use super::transact::{Movement, find_accounts, ids, pass, transaction};
+use super::transact::{Movement, find_accounts, ids, more, pass, transaction};
 use super::{Cancel, Declined, holds};
 use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment, Position};
 use crate::ledger::known::State;
 use crate::ledger::rejection::Refusal;
-use crate::ledger::transaction::{Cancelled, More, Origin, RejectedTransaction, ReleaseReason, Scheduled};
+use crate::ledger::transaction::{Cancelled, Origin, RejectedTransaction, ReleaseReason, Scheduled};
 
 /// What has come due of a transaction, if anything has.
 pub(super) fn settle(book: &Book, id: Uuid, at: &Moment) -> Result<Fact, Declined> {
@@ -42,7 +42,7 @@ pub(super) fn cancel(book: &Book, cancel: &Cancel) -> Result<Fact, Declined> {
 fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> Result<Fact, Declined> {
     let request = &scheduled.request;
     let accounts = find_accounts(book, &request.legs)?;
-    let after = pass(&request.legs, &accounts, Movement::Posting { forced: false }, at).map_err(|reason| {
+    let (after, usage) = pass(book, &request.legs, &accounts, Movement::Posting, at).map_err(|reason| {
         Declined::Rejected(RejectedTransaction {
             request: request.clone(),
             account_ids: ids(&accounts),
@@ -51,8 +51,8 @@ fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> 
         })
     })?;
     let origin = Some(Origin::Schedule { position });
-    let more = More { origin, rates: request.rates().to_vec(), usage: Vec::new() };
-    Ok(Fact::TransactionPosted(transaction(request, &request.legs, &accounts, after, Some(Box::new(more)))))
+    let more = more(origin, request, usage);
+    Ok(Fact::TransactionPosted(transaction(request, &request.legs, &accounts, after, more)))
 }
 
 #[cfg(test)]

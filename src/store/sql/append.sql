@@ -6,27 +6,32 @@ WITH fence AS (
 ),
 new_events AS (
     INSERT INTO events (
-        ledger_id, position, type, schema_version, transaction_id, idempotency_key,
+        ledger_id, position, type, schema_version, transaction_id, subject_id, idempotency_key,
         payload, recorded_at, effective_at, epoch
     )
     SELECT
-        $1, $3 + e.ordinality - 1, e.type, $4, e.transaction_id, e.idempotency_key,
+        $1, $3 + e.ordinality - 1, e.type, e.schema_version, e.transaction_id, e.subject_id, e.idempotency_key,
         e.payload, e.recorded_at, e.effective_at, fence.epoch
     FROM fence
-    CROSS JOIN UNNEST($5::text[], $6::uuid[], $7::text[], $8::jsonb[], $9::timestamptz[], $10::timestamptz[])
-        WITH ORDINALITY AS e (type, transaction_id, idempotency_key, payload, recorded_at, effective_at, ordinality)
+    CROSS JOIN UNNEST(
+        $4::text[], $5::smallint[], $6::uuid[], $7::uuid[], $8::text[], $9::jsonb[], $10::timestamptz[],
+        $11::timestamptz[]
+    ) WITH ORDINALITY AS e (
+        type, schema_version, transaction_id, subject_id, idempotency_key, payload, recorded_at, effective_at,
+        ordinality
+    )
 ),
 new_keys AS (
     INSERT INTO idempotency_keys (ledger_id, key_hash, fingerprint, position, event_count)
     SELECT $1, k.key_hash, k.fingerprint, k.position, k.event_count
     FROM fence
-    CROSS JOIN UNNEST($11::bytea[], $12::bytea[], $13::bigint[], $14::integer[])
+    CROSS JOIN UNNEST($12::bytea[], $13::bytea[], $14::bigint[], $15::integer[])
         AS k (key_hash, fingerprint, position, event_count)
 ),
 new_assets AS (
     INSERT INTO assets (ledger_id, code, scale)
     SELECT $1, a.code, a.scale
     FROM fence
-    CROSS JOIN UNNEST($15::text[], $16::smallint[]) AS a (code, scale)
+    CROSS JOIN UNNEST($16::text[], $17::smallint[]) AS a (code, scale)
 )
 SELECT count(*) AS "fences!" FROM fence
