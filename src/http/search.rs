@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::filters::{Between, Pair};
 use super::problem::Problem;
-use super::wire::TransactionOutput;
+use super::story::TransactionOutput;
 use crate::ledger::{Account, AccountCode, AccountStatus, Amount, Kind, Side};
 use crate::metadata;
 use crate::store::connection::Pool;
