@@ -380,7 +380,8 @@ proptest! {
         for event in &run.events {
             let mut json = String::new();
             payload::write(&event.fact, &mut json);
-            let fact = payload::read(event.fact.type_name(), payload::SCHEMA_VERSION, event.position, &json).unwrap();
+            let version = payload::schema_version(&event.fact);
+            let fact = payload::read(event.fact.type_name(), version, event.position, &json).unwrap();
             replayed.apply(&Event { fact, ..event.clone() }).unwrap();
         }
         assert_same(&replayed, &BTreeMap::new(), &run.model);
