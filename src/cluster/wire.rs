@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::ledger::{
     Account, AccountCode, AccountUpdate, Amount, AssetCode, Attributes, Authorisation, Balance, Cancel, Capture,
-    ChangeAccount, Command, Event, Expiry, Fact, Freeze, FreezeScope, HoldRef, Kind, Leg, LegRequest, Limits, More,
-    Notes, OpenAccount, Origin, Part, Position, Rate, Refusal, Reverse, RuleKey, Side, Terms, Transaction,
+    ChangeAccount, Command, Counted, Event, Expiry, Fact, Freeze, FreezeScope, HoldRef, Kind, Leg, LegRequest, Limits,
+    More, Notes, OpenAccount, Origin, Part, Position, Rate, Refusal, Reverse, RuleKey, Side, Terms, Transaction,
     TransactionRequest, Usage, Void,
 };
 use crate::sequencer::{Answer, Batch, Item, Key, Outcome, Unavailable, Work};
@@ -361,6 +361,7 @@ struct UsageForm {
     leg: u16,
     limit: Position,
     bucket: i64,
+    since: i64,
     count: u32,
     amount: i128,
 }
@@ -917,10 +918,11 @@ fn more_form(more: &More) -> MoreForm<'_> {
     let More { origin, rates, usage } = more;
     let usage_form = |usage: &Usage| UsageForm {
         leg: usage.leg,
-        limit: usage.limit,
-        bucket: usage.bucket,
-        count: usage.count,
-        amount: usage.amount.get(),
+        limit: usage.counted.limit,
+        bucket: usage.counted.bucket,
+        since: usage.counted.since,
+        count: usage.counted.count,
+        amount: usage.counted.amount.get(),
     };
     MoreForm {
         origin: origin.as_ref().map(|origin| match origin {
@@ -959,8 +961,8 @@ fn more(form: MoreForm<'_>) -> Result<More, Malformed> {
         })
     };
     let usage = |form: UsageForm| {
-        let UsageForm { leg, limit, bucket, count, amount: sum } = form;
-        Ok(Usage { leg, limit, bucket, count, amount: amount(sum)? })
+        let UsageForm { leg, limit, bucket, since, count, amount: sum } = form;
+        Ok(Usage { leg, counted: Counted { limit, bucket, since, count, amount: amount(sum)? } })
     };
     Ok(More {
         origin: form.origin.map(origin).transpose()?,
@@ -1204,7 +1206,7 @@ mod tests {
     }
 
     fn usage() -> Usage {
-        Usage { leg: 1, limit: 12, bucket: -60, count: 3, amount: Amount::MAX }
+        Usage { leg: 1, counted: Counted { limit: 12, bucket: -60, since: -3600, count: 3, amount: Amount::MAX } }
     }
 
     fn hold() -> HoldRef {

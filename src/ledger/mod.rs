@@ -38,3 +38,4 @@ pub use transaction::{
     Authorisation, Cancelled, Expiry, HoldRef, Kind, Leg, LegRequest, More, Origin, Rate, RejectedTransaction, Release,
     ReleaseReason, Scheduled, Side, Terms, Transaction, TransactionRequest, Usage,
 };
+pub use velocity::{Counted, Counters};

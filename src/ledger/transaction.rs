@@ -11,6 +11,7 @@ use super::amount::Amount;
 use super::event::Position;
 use super::name::{AccountCode, AssetCode};
 use super::rejection::Rejection;
+use super::velocity::Counted;
 
 /// Legs one transaction may have: enough for a payroll run or a split
 /// settlement, few enough that one event stays one small row.
@@ -245,16 +246,11 @@ pub struct HoldRef {
 
 /// What a velocity limit has counted for an account in one of its buckets, with
 /// this transaction: absolute numbers, so that whoever folds needs none from before.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Index of the leg.
     pub leg: u16,
-    /// Position of the event that set the limit.
-    pub limit: Position,
-    /// The bucket's beginning, in seconds since 1970, UTC.
-    pub bucket: i64,
-    pub count: u32,
-    pub amount: Amount,
+    pub counted: Counted,
 }
 
 /// Funds that are reserved: a transaction of two legs whose amounts are pending.

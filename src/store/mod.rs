@@ -14,6 +14,7 @@ pub mod events;
 pub mod exports;
 pub mod jsonb;
 pub mod keys;
+pub mod known;
 pub mod ledgers;
 pub mod numeric;
 pub mod payload;
@@ -22,7 +23,10 @@ pub mod rebuild;
 pub mod rows;
 pub mod rules;
 pub mod search;
+pub mod standing;
+pub mod story;
 pub mod verify;
+pub mod waiting;
 
 pub use connect::Database;
 pub use connection::Connection;

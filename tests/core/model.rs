@@ -1,316 +1,188 @@
 //! The ledger written a second time, to be obviously right instead of fast:
-//! plain maps, sums that cannot overflow, and the rules one after the other in
-//! the order that `src/ledger/rejection.rs` documents.
+//! plain maps, and whatever a fact says is written into them. What the facts are
+//! is in [`crate::verdict`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Add, Sub};
+use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
+use smallvec::SmallVec;
 use steelyard::ledger::{
-    Account, AccountCode, AccountStatus, Amount, Balance, Command, Fact, Leg, LegRequest, Moment, OpenAccount, Refusal,
-    RejectedTransaction, Rejection, Side, Transaction, TransactionRequest, Verdict,
+    Account, AccountCode, Amount, Attributes, Balance, Command, Fact, Hold, HoldState, Known, Leg, LegRequest, Moment,
+    Origin, Position, Posted, ReleaseReason, Rule, RuleKey, State, Transaction, Verdict,
 };
-
-/// A sum of any number of amounts, exact: `high` × 10^19 + `low`.
-///
-/// Two amounts of 38 digits already leave an `i128`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Exact {
-    high: i128,
-    /// 0 to 10^19 - 1, so that comparing field by field compares the numbers.
-    low: i128,
-}
-
-const LIMB: i128 = 10_i128.pow(19);
-
-impl Exact {
-    pub const ZERO: Self = Self { high: 0, low: 0 };
-
-    fn new(high: i128, low: i128) -> Self {
-        Self { high: high + low.div_euclid(LIMB), low: low.rem_euclid(LIMB) }
-    }
-
-    /// The amount nearest to this number.
-    fn clamp(self) -> Amount {
-        if self > Amount::MAX.into() {
-            return Amount::MAX;
-        }
-        if self < Amount::MIN.into() {
-            return Amount::MIN;
-        }
-        Amount::new(self.high * LIMB + self.low).unwrap()
-    }
-
-    fn fits(self) -> bool {
-        self == self.clamp().into()
-    }
-}
-
-impl From<Amount> for Exact {
-    fn from(amount: Amount) -> Self {
-        Self::new(0, amount.get())
-    }
-}
-
-impl Add for Exact {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self::new(self.high + other.high, self.low + other.low)
-    }
-}
-
-impl Sub for Exact {
-    type Output = Self;
-
-    fn sub(self, other: Self) -> Self {
-        Self::new(self.high - other.high, self.low - other.low)
-    }
-}
-
-/// Debits less credits, exact.
-pub fn net(debits: Amount, credits: Amount) -> Exact {
-    Exact::from(debits) - Exact::from(credits)
-}
+use uuid::Uuid;
 
 /// Everything that a ledger knows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Model {
     pub assets: BTreeMap<String, u8>,
     pub accounts: BTreeMap<AccountCode, Account>,
+    /// Every transaction that was ever recorded, rejected ones too.
+    pub transactions: BTreeMap<Uuid, Known>,
+    pub rules: BTreeMap<RuleKey, (Rule, Position)>,
+    pub closed_before: Option<DateTime<Utc>>,
 }
 
-/// What is left of an account on its normal side, were `pending` captured too.
-fn on_normal_side(normal: Side, debits: Exact, credits: Exact) -> Exact {
-    match normal {
-        Side::Debit => debits - credits,
-        Side::Credit => credits - debits,
-    }
-}
-
-/// What the floor is compared with: every pending amount that lowers counts.
-pub fn lowest(normal: Side, balance: &Balance) -> Exact {
-    let (debits, credits) = (Exact::from(balance.debits_posted), Exact::from(balance.credits_posted));
-    match normal {
-        Side::Debit => on_normal_side(normal, debits, credits + balance.credits_pending.into()),
-        Side::Credit => on_normal_side(normal, debits + balance.debits_pending.into(), credits),
-    }
-}
-
-/// What the cap is compared with: every pending amount that raises counts.
-pub fn highest(normal: Side, balance: &Balance) -> Exact {
-    let (debits, credits) = (Exact::from(balance.debits_posted), Exact::from(balance.credits_posted));
-    match normal {
-        Side::Debit => on_normal_side(normal, debits + balance.debits_pending.into(), credits),
-        Side::Credit => on_normal_side(normal, debits, credits + balance.credits_pending.into()),
+/// When something happens to a transaction by itself.
+fn due_at(known: &Known) -> Option<DateTime<Utc>> {
+    match &known.state {
+        State::Hold(hold) if hold.state == HoldState::Authorised => hold.expires_at,
+        State::Scheduled(scheduled) => scheduled.request.effective_at,
+        _ => None,
     }
 }
 
 impl Model {
-    pub fn verdict(&self, command: &Command, at: &Moment) -> Verdict {
+    /// Everything that waits for a moment, in the order in which it is settled.
+    pub fn waiting(&self) -> Vec<(DateTime<Utc>, Position, Uuid)> {
+        let waits = |(id, known): (&Uuid, &Known)| Some((due_at(known)?, known.position, *id));
+        let mut waiting: Vec<_> = self.transactions.iter().filter_map(waits).collect();
+        waiting.sort_unstable();
+        waiting
+    }
+
+    /// When a fact that came of a command counts for the books.
+    pub fn effective_at(&self, command: &Command, at: &Moment) -> DateTime<Utc> {
         match command {
-            Command::DefineAsset { scale, .. } if *scale > 37 => {
-                Verdict::Refuse(Refusal::Invalid("an asset has at most 37 decimals".into()))
-            }
-            Command::DefineAsset { code, scale } => match self.assets.get(code.as_str()) {
-                None => Verdict::Record(Fact::AssetDefined { code: code.clone(), scale: *scale }),
-                Some(known) if known == scale => Verdict::Unchanged,
-                Some(known) => Verdict::Refuse(Refusal::AssetAlreadyExists { code: code.clone(), scale: *known }),
-            },
-            Command::OpenAccount(open) => self.open(open),
-            Command::Transact(request) => self.transact(request, at),
+            Command::Transact(request) => request.effective_at.unwrap_or(at.recorded_at),
+            Command::Settle(id) => due_at(&self.transactions[id]).unwrap(),
+            _ => at.recorded_at,
         }
     }
 
-    fn open(&self, open: &OpenAccount) -> Verdict {
-        let OpenAccount { code, asset, normal, limits, metadata } = open.clone();
-        if limits.min_balance.is_some() && limits.max_balance.is_some() && limits.min_balance > limits.max_balance {
-            return Verdict::Refuse(Refusal::Invalid("min_balance must not be above max_balance".into()));
+    /// The transaction whose history a fact belongs to.
+    pub fn transaction_id(&self, command: &Command, fact: &Fact, at: &Moment) -> Option<Uuid> {
+        match (command, fact) {
+            (Command::Settle(id), _) => Some(*id),
+            (Command::Void(void), Fact::HoldReleased(_)) => Some(void.payment),
+            (Command::Cancel(cancel), Fact::ScheduleCancelled(_)) => Some(cancel.transaction),
+            (
+                Command::Transact(_)
+                | Command::Capture(_)
+                | Command::Void(_)
+                | Command::Reverse(_)
+                | Command::Cancel(_),
+                _,
+            ) => Some(at.transaction_id),
+            _ => None,
         }
-        match self.accounts.get(&code) {
-            Some(known)
-                if (&known.asset, known.normal, known.limits, &known.metadata)
-                    == (&asset, normal, limits, &metadata) =>
-            {
-                Verdict::Unchanged
-            }
-            Some(known) => Verdict::Refuse(Refusal::AccountAlreadyExists(Box::new(known.clone()))),
-            None if !self.assets.contains_key(asset.as_str()) => Verdict::Refuse(Refusal::AssetNotFound(asset)),
-            None => Verdict::Record(Fact::AccountOpened { code, asset, normal, limits, metadata }),
-        }
-    }
-
-    fn transact(&self, request: &TransactionRequest, at: &Moment) -> Verdict {
-        let legs = &request.legs;
-
-        // 1. validation_failed
-        if legs.len() < 2 || legs.len() > 256 {
-            return Verdict::Refuse(Refusal::Invalid("a transaction has 2 to 256 legs".into()));
-        }
-        if legs.iter().any(|leg| leg.amount <= Amount::ZERO) {
-            return Verdict::Refuse(Refusal::Invalid("an amount is more than zero".into()));
-        }
-        let mut nets: BTreeMap<&str, Exact> = BTreeMap::new();
-        for leg in legs {
-            let net = nets.entry(leg.asset.as_str()).or_default();
-            *net = match leg.side {
-                Side::Debit => *net + leg.amount.into(),
-                Side::Credit => *net - leg.amount.into(),
-            };
-        }
-        if nets.values().any(|net| *net != Exact::ZERO) {
-            return Verdict::Refuse(Refusal::Invalid("debits and credits are equal for every asset".into()));
-        }
-
-        // 2. same_account
-        let distinct: BTreeSet<&AccountCode> = legs.iter().map(|leg| &leg.account).collect();
-        if distinct.len() == 1 {
-            return Verdict::Refuse(Refusal::SameAccount(legs[0].account.clone()));
-        }
-
-        // 3. account_not_found
-        let missing = |leg: &LegRequest| !self.accounts.contains_key(&leg.account);
-        if legs.iter().any(missing) {
-            let named = legs.iter().enumerate().filter(|(_, leg)| missing(leg));
-            return Verdict::Refuse(Refusal::AccountNotFound(named.map(|(i, leg)| (i, leg.account.clone())).collect()));
-        }
-        let accounts: Vec<&Account> = legs.iter().map(|leg| &self.accounts[&leg.account]).collect();
-
-        // 4. asset_mismatch
-        for (leg, request) in legs.iter().enumerate() {
-            if request.asset != accounts[leg].asset {
-                return Verdict::Refuse(Refusal::AssetMismatch {
-                    leg,
-                    account: request.account.clone(),
-                    account_asset: accounts[leg].asset.clone(),
-                    asset: request.asset.clone(),
-                });
-            }
-        }
-
-        let reject = |reason: Rejection| {
-            let account_ids = accounts.iter().map(|account| account.id).collect();
-            Verdict::Record(Fact::TransactionRejected(RejectedTransaction {
-                request: request.clone(),
-                account_ids,
-                reason,
-            }))
-        };
-
-        // 5. account_closed
-        if let Some(account) = accounts.iter().find(|account| account.status == AccountStatus::Closed) {
-            return reject(Rejection::AccountClosed { account: account.code.clone() });
-        }
-        // 6. account_frozen
-        if let Some(account) = accounts.iter().find(|account| account.status == AccountStatus::Frozen) {
-            return reject(Rejection::AccountFrozen { account: account.code.clone() });
-        }
-
-        // What each account would be left with. An account of which a total
-        // would have more than 38 digits is left with nothing that could be
-        // compared with a floor: that is rule 8.
-        let mut left: BTreeMap<&AccountCode, Option<Balance>> = BTreeMap::new();
-        let mut legs_after: Vec<Option<Balance>> = Vec::new();
-        for (leg, account) in legs.iter().zip(&accounts) {
-            let before = *left.entry(&leg.account).or_insert(Some(account.balance));
-            let after = before.and_then(|balance| add_leg(balance, leg, at.position));
-            left.insert(&leg.account, after);
-            legs_after.push(after);
-        }
-
-        // 7. insufficient_funds, at the first leg whose account shows it
-        for account in &accounts {
-            let (Some(after), Some(min_balance)) = (left[&account.code], account.limits.min_balance) else { continue };
-            let (was, would_be) = (lowest(account.normal, &account.balance), lowest(account.normal, &after));
-            if would_be < was && would_be < min_balance.into() {
-                return reject(Rejection::InsufficientFunds {
-                    account: account.code.clone(),
-                    available: was.clamp(),
-                    would_be: would_be.clamp(),
-                    min_balance,
-                });
-            }
-        }
-
-        // 8. balance_limit_exceeded, at the first leg whose account shows it
-        for account in &accounts {
-            let code = account.code.clone();
-            let Some(after) = left[&code] else {
-                let (would_be, max_balance) = (Amount::MAX, Amount::MAX);
-                return reject(Rejection::BalanceLimitExceeded { account: code, would_be, max_balance });
-            };
-            let Some(max_balance) = account.limits.max_balance else { continue };
-            let (was, would_be) = (highest(account.normal, &account.balance), highest(account.normal, &after));
-            if would_be > was && would_be > max_balance.into() {
-                let would_be = would_be.clamp();
-                return reject(Rejection::BalanceLimitExceeded { account: code, would_be, max_balance });
-            }
-        }
-
-        let legs = legs.iter().zip(&accounts).zip(legs_after).map(|((leg, account), after)| Leg {
-            account: leg.account.clone(),
-            account_id: account.id,
-            normal: account.normal,
-            side: leg.side,
-            amount: leg.amount,
-            asset: leg.asset.clone(),
-            after: after.unwrap(),
-        });
-        Verdict::Record(Fact::TransactionPosted(Transaction {
-            kind: request.kind,
-            legs: legs.collect(),
-            reference: request.reference.clone(),
-            description: request.description.clone(),
-            metadata: request.metadata.clone(),
-        }))
     }
 
     /// Makes a command so of which [`Self::verdict`] said that it is to be recorded.
     pub fn record(&mut self, command: &Command, verdict: &Verdict, at: &Moment) {
         let Verdict::Record(fact) = verdict else { return };
-        match (command, fact) {
-            (Command::DefineAsset { code, scale }, _) => {
+        let id = self.transaction_id(command, fact, at);
+        match fact {
+            Fact::AssetDefined { code, scale } => {
                 self.assets.insert(code.to_string(), *scale);
             }
-            (Command::OpenAccount(open), _) => {
-                let OpenAccount { code, asset, normal, limits, metadata } = open.clone();
-                let balance = Balance { position: at.position, ..Balance::default() };
-                self.accounts.insert(
-                    code.clone(),
-                    Account {
-                        id: at.position,
-                        code,
-                        asset,
-                        normal,
-                        status: AccountStatus::Open,
-                        limits,
-                        metadata,
-                        opened_at: at.recorded_at,
-                        balance,
-                    },
-                );
+            Fact::AccountOpened { code, asset, normal, limits, metadata } => {
+                let account = Account {
+                    id: at.position,
+                    code: code.clone(),
+                    asset: asset.clone(),
+                    normal: *normal,
+                    attributes: Attributes { closed: false, freeze: None, limits: *limits, metadata: metadata.clone() },
+                    opened_at: at.recorded_at,
+                    balance: Balance { position: at.position, ..Balance::default() },
+                    changed: at.position,
+                };
+                self.accounts.insert(code.clone(), account);
             }
-            (Command::Transact(request), Fact::TransactionPosted(_)) => {
-                for leg in &request.legs {
-                    let account = self.accounts.get_mut(&leg.account).unwrap();
-                    account.balance = add_leg(account.balance, leg, at.position).unwrap();
-                }
+            Fact::AccountChanged(changed) => {
+                let account = self.accounts.get_mut(&changed.account).unwrap();
+                account.attributes = changed.after.clone();
+                account.changed = at.position;
             }
-            (Command::Transact(_), _) => {}
+            Fact::TransactionPosted(transaction) => {
+                self.record_legs(&transaction.legs);
+                self.record_origin(transaction, at.position);
+                let legs = asked(&transaction.legs);
+                let remaining = legs.iter().map(|leg| leg.amount).collect();
+                self.record_state(id, State::Posted(Posted { legs, remaining }), at.position);
+            }
+            Fact::TransactionRejected(_) | Fact::BatchRejected { .. } => {
+                self.record_state(id, State::Rejected, at.position);
+            }
+            Fact::TransactionAuthorised(authorisation) => {
+                self.record_legs(&authorisation.transaction.legs);
+                let legs = asked(&authorisation.transaction.legs);
+                let hold = Hold {
+                    state: HoldState::Authorised,
+                    remaining: legs[0].amount,
+                    captured: Amount::ZERO,
+                    expires_at: authorisation.expires_at,
+                    legs,
+                };
+                self.record_state(id, State::Hold(hold), at.position);
+            }
+            Fact::HoldReleased(release) => {
+                self.record_legs(&release.legs);
+                let state = match release.reason {
+                    ReleaseReason::Voided => HoldState::Voided,
+                    ReleaseReason::Expired => HoldState::Expired,
+                };
+                self.record_hold(release.hold.id, state, Amount::ZERO, release.captured, at.position);
+            }
+            Fact::TransactionScheduled(scheduled) => {
+                self.record_state(id, State::Scheduled(Box::new(scheduled.clone())), at.position);
+            }
+            Fact::ScheduleCancelled(_) => self.record_state(id, State::Cancelled, at.position),
+            Fact::RuleSet(rule) => {
+                self.rules.insert(rule.key(), (rule.clone(), at.position));
+            }
+            Fact::RuleRemoved(key) => {
+                self.rules.remove(key);
+            }
+            Fact::PeriodClosed { before } => self.closed_before = Some(*before),
         }
+    }
+
+    fn record_legs(&mut self, legs: &[Leg]) {
+        for leg in legs {
+            self.accounts.get_mut(&leg.account).unwrap().balance = leg.after;
+        }
+    }
+
+    /// What a posting does to the transaction that it comes from.
+    fn record_origin(&mut self, transaction: &Transaction, position: Position) {
+        match transaction.more.as_ref().and_then(|more| more.origin.as_ref()) {
+            Some(Origin::Capture { hold, remaining, captured }) => {
+                let state = if remaining.is_zero() { HoldState::Captured } else { HoldState::Authorised };
+                self.record_hold(hold.id, state, *remaining, *captured, position);
+            }
+            Some(Origin::Reversal { transaction, remaining, .. }) => {
+                let known = self.transactions.get_mut(transaction).unwrap();
+                let State::Posted(posted) = &mut known.state else { panic!("only what was posted is reversed") };
+                posted.remaining.clone_from(remaining);
+                known.changed = position;
+            }
+            Some(Origin::Schedule { .. }) | None => {}
+        }
+    }
+
+    fn record_hold(&mut self, id: Uuid, state: HoldState, remaining: Amount, captured: Amount, position: Position) {
+        let known = self.transactions.get_mut(&id).unwrap();
+        let State::Hold(hold) = &mut known.state else { panic!("only a hold is captured, voided or expires") };
+        (hold.state, hold.remaining, hold.captured) = (state, remaining, captured);
+        known.changed = position;
+    }
+
+    /// The state of a transaction that begins, or of one that was scheduled.
+    fn record_state(&mut self, id: Option<Uuid>, state: State, position: Position) {
+        let id = id.expect("it is about a transaction");
+        let begun = self.transactions.get(&id).map_or(position, |known| known.position);
+        self.transactions.insert(id, Known { position: begun, changed: position, state });
     }
 }
 
-fn add_leg(mut balance: Balance, leg: &LegRequest, position: u64) -> Option<Balance> {
-    let total = match leg.side {
-        Side::Debit => &mut balance.debits_posted,
-        Side::Credit => &mut balance.credits_posted,
+/// Legs as they had been asked for.
+fn asked(legs: &[Leg]) -> SmallVec<[LegRequest; 2]> {
+    let asked = |leg: &Leg| LegRequest {
+        account: leg.account.clone(),
+        side: leg.side,
+        amount: leg.amount,
+        asset: leg.asset.clone(),
     };
-    let sum = Exact::from(*total) + leg.amount.into();
-    if !sum.fits() {
-        return None;
-    }
-    *total = sum.clamp();
-    balance.version += 1;
-    balance.position = position;
-    Some(balance)
+    legs.iter().map(asked).collect()
 }

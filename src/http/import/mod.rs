@@ -48,8 +48,8 @@ use self::lines::{LINE_BYTES_MAX, Lines, Piece};
 use super::access::EndsWithItsKey;
 use super::body::discard;
 use super::params::{InPath, InQuery};
-use super::problem::{self, Code, Problem, Shape};
-use super::routes::payments::{LAG_EVENTS_MAX, known, rejection};
+use super::problem::{self, Code, Problem};
+use super::routes::submission::{LAG_EVENTS_MAX, known, rejection};
 use super::routes::{account_code_in, ledger};
 use super::{SharedApp, idempotency};
 use crate::cluster::{Ledger, Status};
@@ -592,14 +592,14 @@ impl Import {
                     continue;
                 }
                 Outcome::Refused { refusal, .. } => {
-                    (Err(Problem::refused(refusal, Shape::Payment, "", answer.position)), false)
+                    (Err(Problem::refused(refusal, kind.shape(), "", answer.position)), false)
                 }
                 Outcome::Account(_) | Outcome::Head => return Err(no_outcome()),
             };
             let declined = match event {
                 Ok(event) => match &event.fact {
                     Fact::TransactionPosted(_) | Fact::AccountOpened { .. } => None,
-                    _ => Some(rejection(event)),
+                    _ => Some(rejection(event, "")),
                 },
                 Err(problem) => Some(problem),
             };

@@ -4,6 +4,7 @@
 //! here they become one document. A test holds the table against the router's,
 //! and the tests of the API hold every answer against the document.
 
+mod money;
 mod operations;
 mod rules;
 mod schemas;
@@ -69,7 +70,7 @@ An event-sourced payments ledger: every payment is one event in a gapless log, a
 requests. **Times** are RFC 3339 in UTC with microseconds. **Fields that are not described here are refused**, so that \
 a misspelt one is no silent gap.
 
-**Exactly once.** `POST /payments` takes an `Idempotency-Key`: the same key and the same request give the same answer \
+**Exactly once.** Every POST that moves money takes an `Idempotency-Key`: the same key and the same request give the same answer \
 for ever, with `Idempotent-Replayed: true`; the same key with another request is `idempotency_key_reused`. A request \
 that was malformed, or found the ledger unavailable, leaves its key free.
 
@@ -89,7 +90,7 @@ paths. A server that only its own machine reaches asks for none until the first 
 without a body. What is not HTTP is answered with a status of the 400s and no body, and the connection ends.";
 
 /// Every route, a table per part of the API.
-const TABLES: [&[Operation]; 2] = [operations::OPERATIONS, rules::OPERATIONS];
+const TABLES: [&[Operation]; 3] = [operations::OPERATIONS, money::OPERATIONS, rules::OPERATIONS];
 
 fn every_operation() -> impl Iterator<Item = &'static Operation> {
     TABLES.into_iter().flatten()

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::problem::Code;
-use super::rules;
+use super::{money, rules};
 use crate::ledger::asset::SCALE_MAX;
 
 /// A reference to one of [`all`].
@@ -22,14 +22,18 @@ pub fn content_types(name: &str) -> &'static [&'static str] {
 /// Every schema, by name.
 pub fn all() -> Value {
     let mut schemas = Map::new();
-    for part in [scalars(), requests(), bulk(), answers(), pages(), events(), operations(), rules::schemas()] {
+    for part in
+        [scalars(), requests(), bulk(), answers(), pages(), events(), operations(), money::schemas(), rules::schemas()]
+    {
         if let Value::Object(part) = part {
             schemas.extend(part);
         }
     }
-    for (name, schema, payload) in rules::events() {
-        let null = json!({"type": "null"});
-        schemas.insert(schema.to_owned(), event(name, payload, null.clone(), null));
+    let null = json!({"type": "null"});
+    let of_rules = rules::events().into_iter().map(|event| (event, null.clone(), null.clone()));
+    let of_money = money::events().into_iter().map(|event| (event, uuid(), nullable(key())));
+    for ((name, schema, payload), transaction_id, idempotency_key) in of_money.chain(of_rules) {
+        schemas.insert(schema.to_owned(), event(name, payload, transaction_id, idempotency_key));
         let events = &mut schemas["Event"];
         if let Some(variants) = events["oneOf"].as_array_mut() {
             variants.push(reference(schema));
@@ -93,7 +97,7 @@ pub(super) fn position() -> Value {
     json!({"type": "integer", "minimum": 1})
 }
 
-fn count() -> Value {
+pub(super) fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
 }
 
@@ -106,7 +110,7 @@ fn ranges() -> Value {
     json!({"type": "array", "items": {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"}})
 }
 
-fn uuid() -> Value {
+pub(super) fn uuid() -> Value {
     json!({"type": "string", "format": "uuid"})
 }
 
@@ -114,7 +118,7 @@ pub(super) fn side() -> Value {
     json!({"type": "string", "enum": ["debit", "credit"]})
 }
 
-fn key() -> Value {
+pub(super) fn key() -> Value {
     json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"})
 }
 
@@ -122,7 +126,7 @@ fn scale() -> Value {
     json!({"type": "integer", "minimum": 0, "maximum": SCALE_MAX, "description": "Decimals of the smallest unit: EUR has 2."})
 }
 
-fn rejection_codes() -> Value {
+pub(super) fn rejection_codes() -> Value {
     json!(Code::ALL.iter().filter(|code| code.is_recorded()).map(|code| code.as_str()).collect::<Vec<_>>())
 }
 
@@ -157,6 +161,7 @@ fn scalars() -> Value {
                 "errors": {"type": "array", "minItems": 1, "items": reference("FieldError"), "description": "What is wrong, and where."},
                 "transaction_id": described(uuid(), "The recorded rejection, or the transaction that the key made before."),
                 "position": described(position(), "Where the rejection is recorded."),
+                "passes_at": described(timestamp(), "When the same would pass a velocity limit, if nothing else moves."),
             }),
             &["type", "title", "status", "detail", "code"],
         ),
@@ -173,14 +178,9 @@ fn payment_fields() -> Map<String, Value> {
         "to": described(account_code(), "The account that is credited."),
         "amount": reference("PositiveAmount"),
         "asset": short_name(),
-        "reference": {"type": ["string", "null"], "default": null, "maxLength": 255, "description": "An invoice number, an end-to-end id: up to 255 bytes."},
-        "description": {"type": ["string", "null"], "default": null, "maxLength": 1024, "description": "A line on a statement: up to 1,024 bytes."},
-        "metadata": nullable(metadata()),
     });
-    match fields {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
+    let parts = [fields, money::note_fields(), money::payment_terms()];
+    parts.iter().filter_map(Value::as_object).flatten().map(|(name, schema)| (name.clone(), schema.clone())).collect()
 }
 
 fn requests() -> Value {
@@ -249,7 +249,9 @@ fn bulk() -> Value {
     };
     json!({
         "ImportFile": {"type": "string", "description": "NDJSON: an ImportLine on each line. CSV (RFC 4180, UTF-8): a header that names fields of an ImportLine, then a record for each line; an empty field is one that is not there, `none` is a limit of null, metadata is its JSON."},
-        "ImportLine": {"oneOf": [reference("ImportPayment"), reference("ImportAccount"), reference("ImportOpeningBalance")]},
+        "ImportLine": {"oneOf": [
+            reference("ImportPayment"), reference("ImportTransaction"), reference("ImportAccount"), reference("ImportOpeningBalance"),
+        ]},
         "ImportPayment": some_of(
             with_notes(json!({
                 "type": {"type": "string", "const": "payment"},
@@ -259,6 +261,14 @@ fn bulk() -> Value {
                 "asset": short_name(),
             })),
             &["from", "to", "amount", "asset"],
+        ),
+        "ImportTransaction": some_of(
+            with_notes(json!({
+                "type": {"type": "string", "const": "transaction"},
+                "legs": {"type": "array", "minItems": 2, "maxItems": 256, "items": reference("Leg"), "description": "In CSV, their JSON."},
+                "rates": {"type": ["array", "null"], "maxItems": 16, "items": reference("RateRequest"), "description": "Exchange rates that the legs are checked against; in CSV, their JSON."},
+            })),
+            &["type", "legs"],
         ),
         "ImportAccount": some_of(
             json!({
@@ -298,14 +308,20 @@ fn bulk() -> Value {
     })
 }
 
+/// The result of an item of a batch.
+pub(super) fn result(name: &str, schema: &str) -> Value {
+    json!({"oneOf": [
+        object(json!({"status": {"type": "integer", "enum": [200, 201]}, name: reference(schema)})),
+        object(json!({"status": {"type": "integer", "minimum": 400, "maximum": 599}, "problem": reference("Problem")})),
+    ]})
+}
+
+/// A text that may not be there.
+pub(super) fn text(description: &str) -> Value {
+    json!({"type": ["string", "null"], "description": description})
+}
+
 fn answers() -> Value {
-    let result = |name: &str, schema: &str| {
-        json!({"oneOf": [
-            object(json!({"status": {"type": "integer", "enum": [200, 201]}, name: reference(schema)})),
-            object(json!({"status": {"type": "integer", "minimum": 400, "maximum": 599}, "problem": reference("Problem")})),
-        ]})
-    };
-    let text = |description: &str| json!({"type": ["string", "null"], "description": description});
     json!({
         "Ledger": object(json!({"name": short_name(), "created_at": timestamp()})),
         "Asset": object(json!({"code": short_name(), "scale": scale()})),
@@ -361,33 +377,11 @@ fn answers() -> Value {
             "recorded_at": timestamp(),
             "effective_at": timestamp(),
         })),
-        "PaymentResult": result("payment", "Payment"),
+        "PaymentResult": result("payment", "PaymentAnswer"),
         "PaymentBatch": object(json!({"results": {"type": "array", "items": reference("PaymentResult")}})),
-        "PostedPaymentBatch": object(json!({"results": {"type": "array", "minItems": 1, "items": object(json!({
-            "status": {"type": "integer", "const": 201}, "payment": reference("Payment"),
+        "RecordedPaymentBatch": object(json!({"results": {"type": "array", "minItems": 1, "items": object(json!({
+            "status": {"type": "integer", "const": 201}, "payment": reference("PaymentAnswer"),
         }))}})),
-        "TransactionLeg": object(json!({
-            "account": account_code(),
-            "side": side(),
-            "amount": amount(),
-            "asset": short_name(),
-            "balance_after": described(nullable(amount()), "The account's posted balance after the leg; null when rejected."),
-            "version": described(nullable(count()), "The account's version after the leg; null when rejected."),
-        })),
-        "Transaction": object(json!({
-            "id": uuid(),
-            "type": {"type": "string", "enum": ["payment"]},
-            "status": {"type": "string", "enum": ["posted", "rejected"]},
-            "reason": {"type": ["string", "null"], "enum": rejection_or_null(), "description": "The rule that declined it; null when posted."},
-            "legs": {"type": "array", "minItems": 2, "maxItems": 256, "items": reference("TransactionLeg")},
-            "reference": text("As the client gave it."),
-            "description": text("As the client gave it."),
-            "metadata": reference("Metadata"),
-            "idempotency_key": nullable(key()),
-            "position": position(),
-            "recorded_at": timestamp(),
-            "effective_at": timestamp(),
-        })),
         "Entry": object(json!({
             "position": position(),
             "transaction_id": uuid(),
@@ -465,7 +459,7 @@ fn next() -> Value {
     json!({"type": ["string", "null"], "description": "`after` for the next page; null when this is the last."})
 }
 
-fn rejection_or_null() -> Value {
+pub(super) fn rejection_or_null() -> Value {
     let mut codes = rejection_codes();
     if let Value::Array(codes) = &mut codes {
         codes.push(Value::Null);
@@ -492,12 +486,12 @@ fn pages() -> Value {
     })
 }
 
-/// A row of the log, in schema version 1.
+/// A row of the log.
 fn event(name: &str, payload: Value, transaction_id: Value, idempotency_key: Value) -> Value {
     object(json!({
         "position": position(),
         "type": {"type": "string", "const": name},
-        "schema_version": {"type": "integer", "const": 1},
+        "schema_version": {"type": "integer", "minimum": 1, "maximum": 2},
         "transaction_id": transaction_id,
         "idempotency_key": idempotency_key,
         "payload": payload,
@@ -509,57 +503,6 @@ fn event(name: &str, payload: Value, transaction_id: Value, idempotency_key: Val
 /// The log's own form of each event type.
 fn events() -> Value {
     let null = json!({"type": "null"});
-    let leg = |outcome: bool| {
-        let mut fields = json!({
-            "account": account_code(),
-            "account_id": described(position(), "Position of the event that opened the account."),
-            "side": side(),
-            "amount": amount(),
-            "asset": described(short_name(), "Where the legs do not share one."),
-        });
-        let mut required = vec!["account", "account_id", "side", "amount"];
-        if outcome {
-            fields["normal"] =
-                json!({"type": "string", "const": "debit", "description": "Left out when it is credit."});
-            fields["debits"] = described(amount(), "The account's posted debits after the leg.");
-            fields["credits"] = described(amount(), "The account's posted credits after the leg.");
-            fields["debits_pending"] = described(amount(), "Left out when zero.");
-            fields["credits_pending"] = described(amount(), "Left out when zero.");
-            fields["version"] = position();
-            required.extend(["debits", "credits", "version"]);
-        }
-        json!({"type": "array", "minItems": 2, "maxItems": 256, "items": some_of(fields, &required)})
-    };
-    let transaction = |outcome: bool, more: Value, more_required: &[&str]| {
-        let mut fields = json!({
-            "kind": {"type": "string", "enum": ["payment"]},
-            "asset": described(short_name(), "What all legs share."),
-            "legs": leg(outcome),
-            "reference": {"type": "string"},
-            "description": {"type": "string"},
-            "metadata": reference("Metadata"),
-        });
-        for (name, schema) in more.as_object().into_iter().flatten() {
-            fields[name] = schema.clone();
-        }
-        let mut required = vec!["kind", "legs"];
-        required.extend(more_required);
-        some_of(fields, &required)
-    };
-    let rejection = some_of(
-        json!({
-            "code": {"type": "string", "enum": rejection_codes()},
-            "account": account_code(),
-            "available": amount(),
-            "would_be": amount(),
-            "min_balance": amount(),
-            "max_balance": amount(),
-        }),
-        &["code", "account"],
-    );
-    let variants = ["AssetDefined", "AccountOpened", "TransactionPosted", "TransactionRejected", "BatchRejected"];
-    let variants = variants.map(reference);
-    let item = described(count(), "Index of the first item that was declined, from 0.");
     json!({
         "AssetDefined": event(
             "asset_defined", object(json!({"asset": short_name(), "scale": scale()})), null.clone(), null.clone(),
@@ -580,27 +523,11 @@ fn events() -> Value {
             null.clone(),
             null,
         ),
-        "TransactionPosted": event("transaction_posted", transaction(true, json!({}), &[]), uuid(), nullable(key())),
-        "TransactionRejected": event(
-            "transaction_rejected",
-            transaction(false, json!({"rejection": rejection}), &["rejection"]),
-            uuid(),
-            nullable(key()),
-        ),
-        "BatchRejected": event(
-            "batch_rejected",
-            transaction(false, json!({"rejection": rejection, "item": item}), &["rejection", "item"]),
-            uuid(),
-            nullable(key()),
-        ),
         "Event": {
-            "oneOf": variants,
+            "oneOf": [reference("AssetDefined"), reference("AccountOpened")],
             "discriminator": {"propertyName": "type", "mapping": {
                 "asset_defined": "#/components/schemas/AssetDefined",
                 "account_opened": "#/components/schemas/AccountOpened",
-                "transaction_posted": "#/components/schemas/TransactionPosted",
-                "transaction_rejected": "#/components/schemas/TransactionRejected",
-                "batch_rejected": "#/components/schemas/BatchRejected",
             }},
         },
     })
@@ -705,7 +632,7 @@ pub fn example(name: &str) -> Option<Value> {
         }),
         "Liveness" => json!({"status": "alive"}),
         "Readiness" => json!({"status": "ready"}),
-        _ => return rules::example(name),
+        _ => return money::example(name).or_else(|| rules::example(name)),
     };
     Some(example)
 }

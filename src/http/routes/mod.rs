@@ -3,6 +3,7 @@
 pub mod account_changes;
 pub mod accounts;
 pub mod balances;
+mod batch;
 pub mod events;
 pub mod ledgers;
 pub mod operations;
@@ -10,6 +11,7 @@ pub mod payments;
 pub mod periods;
 pub mod rules;
 pub mod statements;
+pub mod submission;
 pub mod transactions;
 
 use std::sync::Arc;

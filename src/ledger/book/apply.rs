@@ -9,7 +9,7 @@ use super::super::event::{AccountChanged, Change, Event, Fact, Position};
 use super::super::known::{Hold, HoldState, Known, State};
 use super::super::name::AccountCode;
 use super::super::transaction::{
-    Authorisation, HoldRef, Kind, Leg, LegRequest, Origin, Release, ReleaseReason, Side, Transaction,
+    Authorisation, HoldRef, Kind, Leg, LegRequest, Origin, Release, ReleaseReason, Side, Transaction, Usage,
 };
 use super::{AttributesBefore, Book, Contradiction, Slot, Undo};
 
@@ -35,6 +35,7 @@ impl Book {
                     None => {
                         let is_plain = matches!(transaction.kind, Kind::Payment | Kind::Transaction);
                         check(is_plain, "it does not say where it comes from")?;
+                        self.count_usage(transaction, event)?;
                         self.post(&transaction.legs, event.position)
                     }
                     Some(origin) => self.post_from(origin, transaction, event),
@@ -177,10 +178,30 @@ impl Book {
                 check(request.kind == transaction.kind, "it was scheduled as another kind")?;
                 let legs = request.legs.iter().map(|leg| (leg, leg.side, leg.amount));
                 check(are(&transaction.legs, legs), "its legs are not those that were scheduled")?;
+                self.count_usage(transaction, event)?;
                 self.post(&transaction.legs, event.position)?;
                 self.change(id, event)
             }
         }
+    }
+
+    /// What velocity limits count of a transaction that they do not exempt.
+    fn count_usage(&mut self, transaction: &Transaction, event: &Event) -> Result<(), String> {
+        let stated = transaction.more.as_ref().map_or(&[] as &[Usage], |more| &more.usage);
+        if stated.is_empty() && !self.has_velocity_limits() {
+            return Ok(());
+        }
+        let mut legs = Vec::with_capacity(transaction.legs.len());
+        for leg in &transaction.legs {
+            legs.push((self.found(&leg.account)?, leg.side, leg.amount));
+        }
+        let counted = self.count(legs.into_iter(), event.recorded_at);
+        check(counted.is_ok_and(|counted| counted == stated), "velocity limits would not have counted what it states")?;
+        for usage in stated {
+            let leg = transaction.legs.get(usize::from(usage.leg)).ok_or("it counts a leg that it has not")?;
+            self.set_counted(&leg.account, usage.counted)?;
+        }
+        Ok(())
     }
 
     fn authorise(&mut self, authorisation: &Authorisation, event: &Event) -> Result<(), String> {
@@ -194,6 +215,7 @@ impl Book {
         };
         check(is_payment && transaction.kind == Kind::Payment, "a hold is no payment")?;
         check(expires_at.is_none_or(|time| time > event.recorded_at), "a hold has expired before it was made")?;
+        self.count_usage(transaction, event)?;
         for leg in &transaction.legs {
             self.apply_leg(leg, |balance| balance.with_pending(leg.side, leg.amount, event.position))?;
         }
@@ -309,7 +331,7 @@ impl Book {
         self.account(code).ok_or_else(|| unknown(code))
     }
 
-    fn slot(&mut self, code: &AccountCode) -> Result<(u32, &mut Slot), String> {
+    pub(super) fn slot(&mut self, code: &AccountCode) -> Result<(u32, &mut Slot), String> {
         let index = *self.slots.get(code).ok_or_else(|| unknown(code))?;
         let slot = self.accounts[index as usize].as_mut().ok_or_else(|| unknown(code))?;
         Ok((index, slot))

@@ -3,6 +3,7 @@
 //! Here is what it holds and how it is taken back; `apply` is what events do.
 
 mod apply;
+mod counters;
 mod rules;
 mod transactions;
 
@@ -12,6 +13,7 @@ use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
 use uuid::Uuid;
 
+pub use self::counters::Exceeded;
 use self::rules::Rules;
 use self::transactions::Transactions;
 use super::account::{Account, Attributes, Balance};
@@ -19,6 +21,7 @@ use super::event::Position;
 use super::known::Known;
 use super::name::{AccountCode, AssetCode};
 use super::rule::{AccountType, Rule, RuleKey};
+use super::velocity::Counters;
 
 /// Accounts that eviction may look at for each that it is to evict, so that a
 /// pause stays short when few may go.
@@ -56,6 +59,8 @@ pub struct Book {
 #[derive(Debug)]
 struct Slot {
     account: Account,
+    /// What velocity limits have counted; few accounts have any.
+    counters: Option<Box<Counters>>,
     /// Set on every touch, cleared by the eviction hand: second-chance (clock)
     /// replacement, which needs no list to keep in order on the hot path.
     recently_used: bool,
@@ -78,6 +83,8 @@ enum Undo {
     Transaction(Box<(Uuid, Option<Known>)>),
     Rule(Box<(RuleKey, Option<(Rule, Position)>)>),
     PeriodClosed(Option<DateTime<Utc>>),
+    /// Of the account in this slot.
+    Counters(Box<(u32, Option<Box<Counters>>)>),
 }
 
 #[derive(Debug)]
@@ -261,6 +268,12 @@ impl Book {
                     self.rules.put(&key, rule);
                 }
                 Some(Undo::PeriodClosed(before)) => self.closed_before = before,
+                Some(Undo::Counters(before)) => {
+                    let (slot, counters) = *before;
+                    if let Some(slot) = self.accounts[slot as usize].as_mut() {
+                        slot.counters = counters;
+                    }
+                }
                 None => return,
             }
         }
@@ -300,7 +313,7 @@ impl Book {
             account.asset = shared.clone();
         }
         let code = account.code.clone();
-        let slot = Some(Slot { account, recently_used: true });
+        let slot = Some(Slot { account, counters: None, recently_used: true });
         let index = match self.free.pop() {
             Some(index) => {
                 self.accounts[index as usize] = slot;

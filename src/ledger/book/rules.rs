@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::super::event::Position;
 use super::super::name::AccountCode;
-use super::super::rule::{AccountType, Rule, RuleKey};
+use super::super::rule::{AccountType, Rule, RuleKey, Scope, VelocityLimit};
 
 type ByName = BTreeMap<Arc<str>, (Rule, Position)>;
 
@@ -17,6 +19,10 @@ type ByName = BTreeMap<Arc<str>, (Rule, Position)>;
 pub(super) struct Rules {
     account_types: ByName,
     velocity_limits: ByName,
+    /// The velocity limits of single accounts and those of prefixes, in the order in
+    /// which they were set.
+    on_account: HashMap<Arc<str>, Vec<(VelocityLimit, Position)>>,
+    on_prefix: Vec<(VelocityLimit, Position)>,
 }
 
 impl Rules {
@@ -44,9 +50,40 @@ impl Rules {
             RuleKey::AccountType(prefix) => (&mut self.account_types, prefix),
             RuleKey::VelocityLimit(name) => (&mut self.velocity_limits, name),
         };
-        match rule {
+        let before = match rule {
             Some(rule) => rules.insert(Arc::clone(name), rule),
             None => rules.remove(name),
+        };
+        if matches!(key, RuleKey::VelocityLimit(_)) {
+            self.arrange();
+        }
+        before
+    }
+
+    pub fn has_velocity_limits(&self) -> bool {
+        !self.velocity_limits.is_empty()
+    }
+
+    /// The limits that may cover an account: all on itself, and those on prefixes,
+    /// which have still to be asked; each sort in the order in which they were set.
+    pub fn velocity_limits(&self, code: &AccountCode) -> impl Iterator<Item = (&VelocityLimit, Position)> {
+        let own = self.on_account.get(code.as_str()).map_or(&[] as &[_], Vec::as_slice);
+        own.iter().chain(&self.on_prefix).map(|(limit, position)| (limit, *position))
+    }
+
+    /// Sorts the velocity limits by what they are about, anew: they change seldom.
+    fn arrange(&mut self) {
+        self.on_account.clear();
+        self.on_prefix.clear();
+        let mut limits: Vec<&(Rule, Position)> = self.velocity_limits.values().collect();
+        limits.sort_unstable_by_key(|(_, position)| *position);
+        for (rule, position) in limits {
+            let Rule::VelocityLimit(limit) = rule else { continue };
+            let entry = (limit.clone(), *position);
+            match &limit.scope {
+                Scope::Account(code) => self.on_account.entry(Arc::clone(code)).or_default().push(entry),
+                Scope::Prefix(_) => self.on_prefix.push(entry),
+            }
         }
     }
 

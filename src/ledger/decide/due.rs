@@ -7,8 +7,8 @@ use super::super::book::Book;
 use super::super::event::{Fact, Moment, Position};
 use super::super::known::State;
 use super::super::rejection::Refusal;
-use super::super::transaction::{Cancelled, More, Origin, RejectedTransaction, ReleaseReason, Scheduled};
-use super::transact::{Movement, find_accounts, ids, pass, transaction};
+use super::super::transaction::{Cancelled, Origin, RejectedTransaction, ReleaseReason, Scheduled};
+use super::transact::{Movement, find_accounts, ids, more, pass, transaction};
 use super::{Cancel, Declined, holds};
 
 /// What has come due of a transaction, if anything has.
@@ -42,7 +42,7 @@ pub(super) fn cancel(book: &Book, cancel: &Cancel) -> Result<Fact, Declined> {
 fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> Result<Fact, Declined> {
     let request = &scheduled.request;
     let accounts = find_accounts(book, &request.legs)?;
-    let after = pass(&request.legs, &accounts, Movement::Posting { forced: false }, at).map_err(|reason| {
+    let (after, usage) = pass(book, &request.legs, &accounts, Movement::Posting, at).map_err(|reason| {
         Declined::Rejected(RejectedTransaction {
             request: request.clone(),
             account_ids: ids(&accounts),
@@ -51,6 +51,6 @@ fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> 
         })
     })?;
     let origin = Some(Origin::Schedule { position });
-    let more = More { origin, rates: request.rates().to_vec(), usage: Vec::new() };
-    Ok(Fact::TransactionPosted(transaction(request, &request.legs, &accounts, after, Some(Box::new(more)))))
+    let more = more(origin, request, usage);
+    Ok(Fact::TransactionPosted(transaction(request, &request.legs, &accounts, after, more)))
 }

@@ -38,7 +38,8 @@ pub(super) fn reverse(book: &Book, reverse: &Reverse, at: &Moment) -> Result<Fac
     let legs = posted.taken(&remaining);
     let accounts = find_accounts(book, &legs)?;
     check_period(book, &legs, at.recorded_at).map_err(rejected)?;
-    let after = pass(&legs, &accounts, Movement::Posting { forced: reverse.force }, at).map_err(rejected)?;
+    let movement = Movement::Reversing { forced: reverse.force };
+    let (after, _) = pass(book, &legs, &accounts, movement, at).map_err(rejected)?;
 
     let origin = Origin::Reversal { transaction: id, remaining, forced: reverse.force };
     let more = More { origin: Some(origin), ..More::default() };

@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::super::account::{Account, AccountId, Balance};
 use super::super::amount::Amount;
-use super::super::book::{Book, WAITING_MAX};
+use super::super::book::{Book, Exceeded, WAITING_MAX};
 use super::super::event::{Fact, Moment, Position};
 use super::super::exchange;
 use super::super::rejection::{Refusal, Rejection};
 use super::super::transaction::{
-    Authorisation, Expiry, Kind, LEGS_MAX, Leg, LegRequest, More, RejectedTransaction, Scheduled, Side, Terms,
-    Transaction, TransactionRequest,
+    Authorisation, Expiry, Kind, LEGS_MAX, Leg, LegRequest, More, Origin, RejectedTransaction, Scheduled, Side, Terms,
+    Transaction, TransactionRequest, Usage,
 };
 use super::{Declined, Notes, invalid};
 
@@ -30,11 +30,13 @@ pub(super) type After = SmallVec<[Option<Balance>; 2]>;
 /// What legs do to balances.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Movement {
-    Posting {
+    Posting,
+    Reserving,
+    /// Posting what undoes something else: no velocity limit counts it.
+    Reversing {
         /// It may break floors.
         forced: bool,
     },
-    Reserving,
 }
 
 /// What is to become of a valid request.
@@ -82,14 +84,13 @@ pub(super) fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -
             if expires_at.is_some() {
                 check_waiting(book)?;
             }
-            let after = pass(&request.legs, &accounts, Movement::Reserving, at).map_err(rejected)?;
-            let transaction = transaction(request, &request.legs, &accounts, after, None);
+            let (after, usage) = pass(book, &request.legs, &accounts, Movement::Reserving, at).map_err(rejected)?;
+            let transaction = transaction(request, &request.legs, &accounts, after, more(None, request, usage));
             return Ok(Fact::TransactionAuthorised(Authorisation { transaction, expires_at }));
         }
     }
-    let after = pass(&request.legs, &accounts, Movement::Posting { forced: false }, at).map_err(rejected)?;
-    let rates = request.rates();
-    let more = (!rates.is_empty()).then(|| Box::new(More { rates: rates.to_vec(), ..More::default() }));
+    let (after, usage) = pass(book, &request.legs, &accounts, Movement::Posting, at).map_err(rejected)?;
+    let more = more(None, request, usage);
     Ok(Fact::TransactionPosted(transaction(request, &request.legs, &accounts, after, more)))
 }
 
@@ -154,24 +155,40 @@ fn check_waiting(book: &Book) -> Result<(), Refusal> {
 }
 
 /// The business rules that every movement keeps, in their order; gives the balance
-/// after each leg.
+/// after each leg, and what velocity limits have counted.
 pub(super) fn pass(
+    book: &Book,
     legs: &[LegRequest],
     accounts: &Accounts<'_>,
     movement: Movement,
     at: &Moment,
-) -> Result<After, Rejection> {
+) -> Result<(After, Vec<Usage>), Rejection> {
     check_status(legs, accounts)?;
-    // Here, between status and floor, is the place of velocity limits.
+    let usage = match movement {
+        Movement::Posting | Movement::Reserving => {
+            let legs = legs.iter().zip(accounts).map(|(leg, account)| (*account, leg.side, leg.amount));
+            book.count(legs, at.recorded_at).map_err(|Exceeded { account, limit, passes_at }| {
+                Rejection::VelocityLimitExceeded { account, limit, passes_at }
+            })?
+        }
+        Movement::Reversing { .. } => Vec::new(),
+    };
     let after = match movement {
-        Movement::Posting { .. } => balances(legs, accounts, Balance::with_posted, at),
+        Movement::Posting | Movement::Reversing { .. } => balances(legs, accounts, Balance::with_posted, at),
         Movement::Reserving => balances(legs, accounts, Balance::with_pending, at),
     };
-    if movement != (Movement::Posting { forced: true }) {
+    if movement != (Movement::Reversing { forced: true }) {
         check_floors(accounts, &after)?;
     }
     check_caps(accounts, &after)?;
-    Ok(after)
+    Ok((after, usage))
+}
+
+/// The rarer parts of a transaction, where it has any.
+pub(super) fn more(origin: Option<Origin>, request: &TransactionRequest, usage: Vec<Usage>) -> Option<Box<More>> {
+    let rates = request.rates();
+    let is_plain = origin.is_none() && rates.is_empty() && usage.is_empty();
+    (!is_plain).then(|| Box::new(More { origin, rates: rates.to_vec(), usage }))
 }
 
 /// The transaction that comes of a request, or a part of it: `legs`.

@@ -16,9 +16,9 @@ use uuid::Uuid;
 use super::{PayloadError, newest_version, schema_version};
 use crate::ledger::{
     AccountChanged, AccountCode, AccountId, AccountType, Amount, AssetCode, Attributes, Authorisation, Balance,
-    Cancelled, Change, Direction, Expiry, Fact, Freeze, FreezeScope, HoldRef, HoldState, Kind, Leg, LegRequest, Limits,
-    More, Origin, Position, Rate, RejectedTransaction, Rejection, Release, ReleaseReason, Rule, RuleKey, Scheduled,
-    Scope, Side, Terms, Transaction, TransactionRequest, Usage, VelocityLimit, Window,
+    Cancelled, Change, Counted, Direction, Expiry, Fact, Freeze, FreezeScope, HoldRef, HoldState, Kind, Leg,
+    LegRequest, Limits, More, Origin, Position, Rate, RejectedTransaction, Rejection, Release, ReleaseReason, Rule,
+    RuleKey, Scheduled, Scope, Side, Terms, Transaction, TransactionRequest, Usage, VelocityLimit, Window,
 };
 
 #[derive(Deserialize)]
@@ -94,6 +94,7 @@ struct UsageMember<'a> {
     leg: u16,
     limit: Position,
     bucket: i64,
+    since: i64,
     count: u32,
     amount: &'a str,
 }
@@ -597,8 +598,8 @@ fn rates(members: Option<Vec<RateMember<'_>>>) -> Result<Vec<Rate>, &'static str
 
 fn usage(members: Option<Vec<UsageMember<'_>>>) -> Result<Vec<Usage>, &'static str> {
     list(members, "usage", |member| {
-        let UsageMember { leg, limit, bucket, count, .. } = member;
-        Ok(Usage { leg, limit, bucket, count, amount: amount(member.amount)? })
+        let UsageMember { leg, limit, bucket, since, count, .. } = member;
+        Ok(Usage { leg, counted: Counted { limit, bucket, since, count, amount: amount(member.amount)? } })
     })
 }
 

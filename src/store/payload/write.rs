@@ -6,9 +6,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use uuid::Uuid;
 
 use crate::ledger::{
-    AccountChanged, AccountType, Amount, AssetCode, Cancelled, Expiry, Fact, Freeze, HoldRef, Kind, Leg, Limits, More,
-    Origin, Rate, RejectedTransaction, Rejection, Release, Rule, RuleKey, Scheduled, Scope, Side, Transaction,
-    TransactionRequest, Usage, VelocityLimit, Window,
+    AccountChanged, AccountType, Amount, AssetCode, Cancelled, Counted, Expiry, Fact, Freeze, HoldRef, Kind, Leg,
+    Limits, More, Origin, Rate, RejectedTransaction, Rejection, Release, Rule, RuleKey, Scheduled, Scope, Side,
+    Transaction, TransactionRequest, Usage, VelocityLimit, Window,
 };
 
 /// Appends the JSON of `fact` to `out`.
@@ -328,8 +328,12 @@ fn write_rates(out: &mut String, rates: &[Rate]) {
 }
 
 fn write_usage(out: &mut String, usage: &[Usage]) {
-    write_list(out, "usage", usage, |out, Usage { leg, limit, bucket, count, amount }| {
-        _ = write!(out, r#"{{"leg":{leg},"count":{count},"limit":{limit},"amount":"{amount}","bucket":{bucket}}}"#);
+    write_list(out, "usage", usage, |out, Usage { leg, counted }| {
+        let Counted { limit, bucket, since, count, amount } = counted;
+        _ = write!(
+            out,
+            r#"{{"leg":{leg},"count":{count},"limit":{limit},"since":{since},"amount":"{amount}","bucket":{bucket}}}"#
+        );
     });
 }
 
