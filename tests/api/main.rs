@@ -12,6 +12,7 @@ mod contract;
 mod raw;
 
 mod access;
+mod account_changes;
 mod accounts;
 mod as_of;
 mod atomic;
@@ -37,6 +38,7 @@ mod protocol;
 mod replica;
 mod reversals;
 mod schedules;
+mod rules;
 mod search;
 mod snapshots;
 mod stream;
