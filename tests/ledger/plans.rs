@@ -3,7 +3,7 @@
 
 use sqlx::Row;
 use steelyard::ledger::{Position, Side};
-use steelyard::store::{Connection, Database, as_of, events, keys, projections, search};
+use steelyard::store::{Connection, Database, as_of, events, keys, known, projections, search};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
@@ -95,6 +95,8 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     events::was_appended(&mut *conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
     events::of_transaction(&mut *conn, 1, uuid::Uuid::nil()).await.unwrap();
+    known::find(conn, 1, &[uuid::Uuid::nil()]).await.unwrap();
+    known::rules(conn, 1, 0, 60_000, 10).await.unwrap();
     keys::find(&mut *conn, 1, &[[0; 16]]).await.unwrap();
     projections::load_accounts(conn, 1, &[0], &["w100"]).await.unwrap();
     projections::flush(conn, 1, &[], 1, &projections::Flush::default()).await.unwrap();
