@@ -164,9 +164,7 @@ impl TransactionSearch<'_> {
             Walk::Metadata((key, value)) => {
                 search::of_metadata(pool, ledger_id, (key, value), range, direction, limit).await
             }
-            Walk::State(standing) => {
-                search::of_state(pool, ledger_id, *standing, range, direction, limit).await
-            }
+            Walk::State(standing) => search::of_state(pool, ledger_id, *standing, range, direction, limit).await,
             Walk::Account(shard, id) => {
                 search::of_account(pool, (ledger_id, *shard, *id), outcomes, range, direction, limit).await
             }

@@ -14,8 +14,8 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use crate::ledger::{
-    AccountChanged, AccountCode, AccountId, Amount, Authorisation, Balance, Cancelled, Counted, Event, Fact, HoldState, Leg,
-    Origin, Position, RejectedTransaction, Release, Scheduled, Side, Transaction, Usage,
+    AccountChanged, AccountCode, AccountId, Amount, Authorisation, Balance, Cancelled, Counted, Event, Fact, HoldState,
+    Leg, Origin, Position, RejectedTransaction, Release, Scheduled, Side, Transaction, Usage,
 };
 use crate::metadata;
 use crate::shard::shard_of;

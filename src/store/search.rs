@@ -155,7 +155,8 @@ pub async fn of_reference(
         r#"(SELECT position AS "position!", 0 AS "part!" FROM entries
             WHERE $6::boolean AND ledger_id = $1 AND reference = $2 AND leg = 0 AND position > $3 AND position <= $4
             ORDER BY position"#,
-        [r#"LIMIT $5)
+        [
+            r#"LIMIT $5)
            UNION ALL
            (SELECT position, 1 FROM rejections
             WHERE $7::boolean AND ledger_id = $1 AND reference = $2 AND leg = 0 AND position > $3 AND position <= $4
@@ -169,7 +170,8 @@ pub async fn of_reference(
            UNION ALL
            (SELECT position, 3 FROM scheduled_transactions
             WHERE $9::boolean AND ledger_id = $1 AND reference = $2 AND position > $3 AND position <= $4
-            ORDER BY position"#],
+            ORDER BY position"#
+        ],
         "LIMIT $5)",
         ledger_id,
         reference,
@@ -203,7 +205,8 @@ pub async fn of_account(
                 AND version > entry_version_at($2, $1, $3, $4, 'infinity')
                 AND version <= entry_version_at($2, $1, $3, $5, 'infinity')
             ORDER BY version"#,
-        [r#"LIMIT $6)
+        [
+            r#"LIMIT $6)
            UNION ALL
            (SELECT position, 1 FROM rejections
             WHERE $8::boolean AND shard = $2 AND ledger_id = $1 AND account_id = $3
@@ -214,7 +217,8 @@ pub async fn of_account(
            (SELECT position, 2 FROM transaction_accounts
             WHERE $9::boolean AND shard = $2 AND ledger_id = $1 AND account_id = $3
                 AND position > $4 AND position <= $5
-            ORDER BY position"#],
+            ORDER BY position"#
+        ],
         "LIMIT $6)",
         ledger_id,
         shard,
