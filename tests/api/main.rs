@@ -12,6 +12,7 @@ mod contract;
 mod raw;
 
 mod access;
+mod account_changes;
 mod accounts;
 mod as_of;
 mod atomic;
@@ -33,6 +34,7 @@ mod payments;
 mod pgbouncer;
 mod protocol;
 mod replica;
+mod rules;
 mod search;
 mod snapshots;
 mod stream;
