@@ -55,7 +55,8 @@ CREATE TABLE holds (
     changed_at       timestamptz NOT NULL,
     PRIMARY KEY (shard, ledger_id, account_id, position)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
-CREATE INDEX holds_open ON holds (ledger_id, position) WHERE state = 'authorised';
+-- Those that wait, and searches by state, in the order of the log.
+CREATE INDEX holds_state ON holds (ledger_id, state, position);
 CREATE INDEX holds_reference ON holds (ledger_id, reference, position) WHERE reference IS NOT NULL;
 
 -- Transactions that were scheduled, in the shard of their first leg's account.
@@ -77,11 +78,24 @@ CREATE TABLE scheduled_transactions (
     changed_at       timestamptz NOT NULL,
     PRIMARY KEY (shard, ledger_id, account_id, position)
 ) WITH (fillfactor = 70);
-CREATE INDEX scheduled_transactions_open ON scheduled_transactions (ledger_id, position) WHERE state = 'scheduled';
+CREATE INDEX scheduled_transactions_state ON scheduled_transactions (ledger_id, state, position);
 CREATE INDEX scheduled_transactions_reference ON scheduled_transactions (ledger_id, reference, position)
     WHERE reference IS NOT NULL;
 
+-- The accounts of transactions that were authorised or scheduled, one row each,
+-- written once: by them a search by account finds what has no entries, or has
+-- them at another position.
+CREATE TABLE transaction_accounts (
+    shard      smallint NOT NULL,
+    ledger_id  integer NOT NULL,
+    account_id bigint NOT NULL,
+    -- Of the event that authorised or scheduled it.
+    position   bigint NOT NULL,
+    PRIMARY KEY (shard, ledger_id, account_id, position)
+);
+
 -- What velocity limits have counted, one row per account, limit and bucket of time.
+-- A row goes when the limit counts on the account and the bucket is out of its window.
 CREATE TABLE velocity_usage (
     shard          smallint NOT NULL,
     ledger_id      integer NOT NULL,
@@ -95,4 +109,5 @@ CREATE TABLE velocity_usage (
     PRIMARY KEY (shard, ledger_id, account_id, limit_position, bucket)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.1);
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON holds, scheduled_transactions, velocity_usage TO steelyard_serving;
+GRANT SELECT, INSERT, UPDATE, DELETE ON holds, scheduled_transactions, transaction_accounts, velocity_usage
+    TO steelyard_serving;

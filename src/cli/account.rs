@@ -1,4 +1,4 @@
-//! `steelyard account`: open, show, list, statement.
+//! `steelyard account`: open, show, list, statement; what changes accounts is in [`super::account_changes`].
 
 use std::process::ExitCode;
 
@@ -10,6 +10,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::account_changes::{self, CloseArgs, FreezeArgs, ReopenArgs, UnfreezeArgs, UpdateArgs};
 use super::client::{AccountRequest, ApiArgs, Client, Page};
 use super::output::{self, Column, Output, printable};
 use crate::metadata;
@@ -27,6 +28,11 @@ enum AccountCommand {
     Show(ShowArgs),
     List(ListArgs),
     Statement(StatementArgs),
+    Update(UpdateArgs),
+    Freeze(FreezeArgs),
+    Unfreeze(UnfreezeArgs),
+    Close(CloseArgs),
+    Reopen(ReopenArgs),
 }
 
 const OPEN_EXAMPLES: &str = "\
@@ -37,7 +43,9 @@ Examples:
 
 /// Open an account.
 ///
-/// Opening it again with the same attributes is fine and changes nothing; other attributes are refused.
+/// What is not said is as the account's type has it (`steelyard account-types`); without one it is a credit account with
+/// a floor of 0 and no cap. Opening it again with the same attributes is fine and changes nothing; other attributes are
+/// refused.
 #[derive(Debug, Args)]
 #[command(after_help = OPEN_EXAMPLES)]
 struct OpenArgs {
@@ -49,16 +57,16 @@ struct OpenArgs {
     asset: String,
 
     /// The side that makes the balance grow: credit for what is owed to others, debit for what is owned.
-    #[arg(long, value_enum, default_value_t = Normal::Credit)]
-    normal: Normal,
+    #[arg(long, value_enum)]
+    normal: Option<Normal>,
 
     /// Lowest balance, in the asset's smallest unit. Negative is an overdraft limit; `none` is no limit.
-    #[arg(long, value_name = "N|none", default_value = "0", allow_hyphen_values = true, value_parser = parse_limit)]
-    min_balance: Limit,
+    #[arg(long, value_name = "N|none", allow_hyphen_values = true, value_parser = parse_limit)]
+    min_balance: Option<Limit>,
 
     /// Highest balance, in the asset's smallest unit, or `none`.
-    #[arg(long, value_name = "N|none", default_value = "none", allow_hyphen_values = true, value_parser = parse_limit)]
-    max_balance: Limit,
+    #[arg(long, value_name = "N|none", allow_hyphen_values = true, value_parser = parse_limit)]
+    max_balance: Option<Limit>,
 
     /// A JSON object to keep with the account.
     #[arg(long, value_name = "JSON", value_parser = parse_metadata)]
@@ -96,6 +104,10 @@ struct ListArgs {
     /// Only accounts of this asset.
     #[arg(long)]
     asset: Option<String>,
+
+    /// Only accounts in this state.
+    #[arg(long, value_enum)]
+    status: Option<Status>,
 
     /// How many accounts at most.
     #[arg(long, default_value_t = 100, value_parser = parse_list_limit)]
@@ -147,9 +159,25 @@ struct StatementArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Normal {
+pub(super) enum Normal {
     Credit,
     Debit,
+}
+
+impl Normal {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Credit => "credit",
+            Self::Debit => "debit",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Status {
+    Open,
+    Frozen,
+    Closed,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -167,7 +195,7 @@ enum Format {
 
 /// A limit of a balance; `None` means that there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Limit(Option<String>);
+pub(super) struct Limit(pub(super) Option<String>);
 
 /// The most items that one command fetches: they are held in memory, and a million rows are no reading for people.
 const LIST_ITEMS_MAX: usize = 1_000_000;
@@ -185,7 +213,7 @@ fn parse_list_limit(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_time(text: &str) -> Result<String, String> {
+pub(super) fn parse_time(text: &str) -> Result<String, String> {
     if let Ok(day) = text.parse::<NaiveDate>() {
         return Ok(format!("{day}T00:00:00Z"));
     }
@@ -194,7 +222,7 @@ fn parse_time(text: &str) -> Result<String, String> {
     Ok(time.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
-fn parse_limit(text: &str) -> Result<Limit, String> {
+pub(super) fn parse_limit(text: &str) -> Result<Limit, String> {
     if text == "none" {
         return Ok(Limit(None));
     }
@@ -224,21 +252,22 @@ pub async fn run(args: AccountArgs, output: &Output) -> anyhow::Result<ExitCode>
         AccountCommand::Show(args) => show(args, output).await?,
         AccountCommand::List(args) => list(args, output).await?,
         AccountCommand::Statement(args) => statement(args, output).await?,
+        AccountCommand::Update(args) => account_changes::update(args, output).await?,
+        AccountCommand::Freeze(args) => account_changes::freeze(args, output).await?,
+        AccountCommand::Unfreeze(args) => account_changes::unfreeze(args, output).await?,
+        AccountCommand::Close(args) => account_changes::close(args, output).await?,
+        AccountCommand::Reopen(args) => account_changes::reopen(args, output).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn open(args: OpenArgs, output: &Output) -> anyhow::Result<()> {
-    let normal = match args.normal {
-        Normal::Credit => "credit",
-        Normal::Debit => "debit",
-    };
     let request = AccountRequest {
         code: args.code,
         asset: args.asset,
-        normal: normal.to_owned(),
-        min_balance: args.min_balance.0,
-        max_balance: args.max_balance.0,
+        normal: args.normal.map(|normal| normal.as_str().to_owned()),
+        min_balance: args.min_balance.map(|limit| limit.0),
+        max_balance: args.max_balance.map(|limit| limit.0),
         metadata: args.metadata.unwrap_or_else(|| json!({})),
     };
     let answer = Client::new(&args.api)?.open_account(&request).await?;
@@ -264,7 +293,12 @@ async fn show(args: ShowArgs, output: &Output) -> anyhow::Result<()> {
 }
 
 async fn list(args: ListArgs, output: &Output) -> anyhow::Result<()> {
-    let filters = given([("prefix", &args.prefix), ("asset", &args.asset)]);
+    let status = args.status.map(|status| match status {
+        Status::Open => "open".to_owned(),
+        Status::Frozen => "frozen".to_owned(),
+        Status::Closed => "closed".to_owned(),
+    });
+    let filters = given([("prefix", &args.prefix), ("asset", &args.asset), ("status", &status)]);
     let page = Client::new(&args.api)?.list(&["accounts"], &filters, args.limit).await?;
     print_page(&page, account_table(&page.data)?, output)
 }
@@ -351,6 +385,7 @@ struct Account {
     asset: String,
     normal: String,
     status: String,
+    frozen: Option<Frozen>,
     min_balance: Option<String>,
     max_balance: Option<String>,
     #[serde(default)]
@@ -358,6 +393,12 @@ struct Account {
     shard: Option<u32>,
     balance: Option<Balance>,
     opened_at: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Frozen {
+    scope: String,
+    reason: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -395,16 +436,21 @@ struct Line {
     reference: Option<String>,
 }
 
-fn account_facts(account: &Value) -> anyhow::Result<Table> {
+pub(super) fn account_facts(account: &Value) -> anyhow::Result<Table> {
     let account = Account::deserialize(account).context("the answer is not an account")?;
     let mut rows = vec![
         ("account", printable(&account.code)),
         ("asset", printable(&account.asset)),
         ("normal side", printable(&account.normal)),
         ("status", printable(&account.status)),
+    ];
+    if let Some(frozen) = account.frozen {
+        rows.extend([("frozen", printable(&frozen.scope)), ("because", printable(&frozen.reason))]);
+    }
+    rows.extend([
         ("min balance", account.min_balance.unwrap_or_else(|| "none".to_owned())),
         ("max balance", account.max_balance.unwrap_or_else(|| "none".to_owned())),
-    ];
+    ]);
     if let Some(balance) = account.balance {
         rows.extend([
             ("posted", balance.posted),
@@ -549,6 +595,16 @@ mod tests {
         assert_eq!(lines[0], "account         wallet:alice");
         assert!(lines.contains(&"max balance     none".to_owned()), "{lines:#?}");
         assert!(lines.contains(&"available       950".to_owned()), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_frozen_account_says_what_is_declined_and_why() {
+        let account = json!({
+            "code": "wallet:alice", "asset": "EUR", "normal": "credit", "status": "frozen",
+            "frozen": {"scope": "debits", "reason": "court order"}, "min_balance": "0", "max_balance": null,
+        });
+        let lines = lines(account_facts(&account).unwrap());
+        assert_eq!(lines[3..6], ["status       frozen", "frozen       debits", "because      court order"]);
     }
 
     #[test]

@@ -45,8 +45,17 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const EXCERPT_CHARS_MAX: usize = 200;
 
 /// The answers of the ledger that are recorded as events although no money moved.
-pub const BUSINESS_REJECTIONS: [&str; 4] =
-    ["insufficient_funds", "balance_limit_exceeded", "account_frozen", "account_closed"];
+pub const BUSINESS_REJECTIONS: [&str; 9] = [
+    "insufficient_funds",
+    "balance_limit_exceeded",
+    "account_frozen",
+    "account_closed",
+    "velocity_limit_exceeded",
+    "period_closed",
+    "hold_not_open",
+    "capture_exceeds_hold",
+    "reversal_exceeds_transaction",
+];
 
 /// Where the server is, and as whom to talk to it.
 #[derive(Debug, Clone, clap::Args)]
@@ -140,16 +149,28 @@ pub struct PaymentRequest {
     pub description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metadata: Option<Value>,
+    /// `manual` only reserves the funds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capture: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_in_s: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effective_at: Option<String>,
 }
 
-/// `POST /accounts`. `null` in a limit means that there is none.
+/// `POST /accounts`. What is left out is as the account's type has it; `null` in a limit means that there is none.
 #[derive(Debug, Clone, Serialize)]
 pub struct AccountRequest {
     pub code: String,
     pub asset: String,
-    pub normal: String,
-    pub min_balance: Option<String>,
-    pub max_balance: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_balance: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_balance: Option<Option<String>>,
     pub metadata: Value,
 }
 
@@ -275,9 +296,18 @@ impl Client {
 
     /// One payment, tried again with the same key while the service is unavailable.
     pub async fn pay(&self, payment: &PaymentRequest, key: &str) -> Result<Answer<Value>, ClientError> {
-        let request = self
-            .with_json(Method::POST, self.ledger_url(&["payments"]), json_bytes(payment))
-            .header("idempotency-key", key);
+        self.submit(&["payments"], payment, key).await
+    }
+
+    /// What moves money, tried again with the same key while the service is unavailable.
+    pub async fn submit(
+        &self,
+        segments: &[&str],
+        body: &impl Serialize,
+        key: &str,
+    ) -> Result<Answer<Value>, ClientError> {
+        let request =
+            self.with_json(Method::POST, self.ledger_url(segments), json_bytes(body)).header("idempotency-key", key);
         let attempts = self.send_with_retries(request).await;
         match attempts.last {
             Err(error) if attempts.outcome_unknown && (error.is_temporary() || error.may_have_been_recorded()) => {
@@ -285,6 +315,21 @@ impl Client {
             }
             last => last,
         }
+    }
+
+    /// What moves no money and changes nothing when it is done again, tried again while the service is unavailable.
+    pub async fn change(
+        &self,
+        method: Method,
+        segments: &[&str],
+        body: Option<&Value>,
+    ) -> Result<Answer<Value>, ClientError> {
+        let url = self.ledger_url(segments);
+        let request = match body {
+            Some(body) => self.with_json(method, url, json_bytes(body)),
+            None => self.http.request(method, url),
+        };
+        self.send_with_retries(request).await.result()
     }
 
     /// `body` is the JSON of `{"payments": […]}` with a key in each item.
@@ -483,7 +528,7 @@ pub enum ClientError {
     #[error("{url} answered {status}, and not as this API does: {excerpt}")]
     Unexpected { url: Url, status: StatusCode, excerpt: String },
 
-    #[error("it is unknown whether the payment was made: {last}")]
+    #[error("it is unknown whether it was done: {last}")]
     OutcomeUnknown { key: String, last: Box<ClientError> },
 }
 
@@ -559,7 +604,7 @@ impl ClientError {
             }
             ClientError::Unexpected { .. } => Some("is --url the address of a Steelyard server?".to_owned()),
             ClientError::OutcomeUnknown { key, .. } => Some(format!(
-                "run the same command with --idempotency-key {key}: it never pays twice, and tells what happened"
+                "run the same command with --idempotency-key {key}: it never acts twice, and tells what happened"
             )),
             ClientError::Problem(problem) => problem.advice(),
         }
@@ -677,6 +722,10 @@ mod tests {
             reference: None,
             description: None,
             metadata: None,
+            capture: None,
+            expires_in_s: None,
+            expires_at: None,
+            effective_at: None,
         }
     }
 

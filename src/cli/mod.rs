@@ -1,13 +1,14 @@
 //! The command line: one file per sub-command.
 //!
 //! `serve` runs the service; `keys`, `migrate`, `verify`, `rebuild` and `psql` work on its database.
-//! `account`, `pay`, `import`, `export`, `cluster` and `bench` are clients of the HTTP API and of nothing else, except that `bench` also measures
-//! what PostgreSQL itself can write.
+//! The others are clients of the HTTP API and of nothing else, except that `bench` also measures what PostgreSQL itself
+//! can write.
 //! Every command that prints has `--json`: people get tables, programs get the API's own JSON on standard output.
 //! Hints and progress go to standard error, so standard output can always be piped.
 
 pub mod access;
 pub mod account;
+mod account_changes;
 pub mod bench;
 pub mod client;
 pub mod cluster;
@@ -21,7 +22,9 @@ pub mod pay;
 pub mod progress;
 pub mod psql;
 pub mod rebuild;
+pub mod rules;
 pub mod serve;
+pub mod transaction;
 pub mod verify;
 
 use std::process::ExitCode;
@@ -47,6 +50,7 @@ Examples:
   steelyard account open wallet:alice --asset EUR
   steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR
   steelyard account statement wallet:bob --limit 20
+  steelyard account freeze wallet:bob --scope debits --reason \"court order\"
   steelyard import payments.csv --report refused.csv
   steelyard bench --connections 256 --duration 20
 
@@ -80,10 +84,26 @@ pub enum Command {
     Rebuild(database::DatabaseArgs),
     /// Open psql on the database, or print its URL.
     Psql(psql::PsqlArgs),
-    /// Open, show and list accounts; print a statement.
+    /// Open, show, list and change accounts; print a statement.
     Account(account::AccountArgs),
-    /// Make one payment.
-    Pay(pay::PayArgs),
+    /// Say what accounts begin with, by the beginning of their names.
+    AccountTypes(rules::AccountTypesArgs),
+    /// Limit how much moves within a window of time.
+    Limits(rules::LimitsArgs),
+    /// Make one payment, or reserve its funds.
+    Pay(Box<pay::PayArgs>),
+    /// Post what a payment has reserved, or a part of it.
+    Capture(transaction::CaptureArgs),
+    /// Give back what a payment has reserved.
+    Void(transaction::VoidArgs),
+    /// Take back what a transaction has posted, or a part of it.
+    Reverse(transaction::ReverseArgs),
+    /// Withdraw a scheduled transaction.
+    Cancel(transaction::CancelArgs),
+    /// Show a transaction, and what became of it.
+    Transaction(transaction::TransactionArgs),
+    /// Close the books up to a time, and show what is closed.
+    Period(rules::PeriodArgs),
     /// Record a file of accounts, payments and opening balances, each line exactly once.
     Import(import::ImportArgs),
     /// Write the journal, a statement or the trial balance to a file.
@@ -105,7 +125,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rebuild(args) => rebuild::run(args, &output).await,
         Command::Psql(args) => psql::run(args, &output).await,
         Command::Account(args) => account::run(args, &output).await,
-        Command::Pay(args) => pay::run(args, &output).await,
+        Command::AccountTypes(args) => rules::account_types(args, &output).await,
+        Command::Limits(args) => rules::limits(args, &output).await,
+        Command::Pay(args) => pay::run(*args, &output).await,
+        Command::Capture(args) => transaction::capture(args, &output).await,
+        Command::Void(args) => transaction::void(args, &output).await,
+        Command::Reverse(args) => transaction::reverse(args, &output).await,
+        Command::Cancel(args) => transaction::cancel(args, &output).await,
+        Command::Transaction(args) => transaction::run(args, &output).await,
+        Command::Period(args) => rules::period(args, &output).await,
         Command::Import(args) => import::run(args, &output).await,
         Command::Export(args) => export::run(args, &output).await,
         Command::Cluster(args) => cluster::run(args, &output).await,

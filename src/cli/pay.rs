@@ -1,20 +1,20 @@
-//! `steelyard pay`: one payment.
+//! `steelyard pay`: one payment, or the reservation of one.
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
-use clap::Args;
-use comfy_table::Table;
-use serde::Deserialize;
+use anyhow::bail;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::account::parse_metadata;
+use super::account::{parse_metadata, parse_time};
 use super::client::{ApiArgs, Client, PaymentRequest};
-use super::output::{self, Column, Output, printable};
+use super::output::Output;
+use super::transaction;
 
 const EXAMPLES: &str = "\
 Examples:
   steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR --reference inv-1
+  steelyard pay --from wallet:alice --to shop --amount 5000 --asset EUR --capture manual --expires-in 604800
 
 A payment whose outcome is in doubt is safe to repeat with the key that was printed:
   steelyard pay --from wallet:alice --to wallet:bob --amount 1250 --asset EUR --reference inv-1 \\
@@ -54,12 +54,34 @@ pub struct PayArgs {
     #[arg(long, value_name = "JSON", value_parser = parse_metadata)]
     metadata: Option<Value>,
 
+    /// `manual` only reserves the funds, for `steelyard capture` and `steelyard void`.
+    #[arg(long, value_enum, default_value_t = CaptureMode::Automatic)]
+    capture: CaptureMode,
+
+    /// Seconds after which a reservation ends by itself.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    expires_in: Option<u32>,
+
+    /// The time at which a reservation ends by itself: RFC 3339, or a date for its beginning in UTC.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with = "expires_in")]
+    expires_at: Option<String>,
+
+    /// When it counts for the books: RFC 3339, or a date for its beginning in UTC. In the future it is scheduled for then.
+    #[arg(long, value_name = "TIME", value_parser = parse_time, conflicts_with_all = ["expires_in", "expires_at"])]
+    effective_at: Option<String>,
+
     /// Names this payment: the same key never pays twice. Made up and printed when it is left out.
     #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
     idempotency_key: Option<String>,
 
     #[command(flatten)]
     api: ApiArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CaptureMode {
+    Automatic,
+    Manual,
 }
 
 /// Digits of the largest amount.
@@ -70,6 +92,13 @@ const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 pub async fn run(args: PayArgs, output: &Output) -> anyhow::Result<ExitCode> {
     check_amount(&args.amount, &args.asset)?;
+    let holds = args.capture == CaptureMode::Manual;
+    if !holds && (args.expires_in.is_some() || args.expires_at.is_some()) {
+        bail!("only what is reserved expires: add --capture manual");
+    }
+    if holds && args.effective_at.is_some() {
+        bail!("--effective-at is for payments that are posted, and not for --capture manual");
+    }
     let key = args.idempotency_key.unwrap_or_else(new_idempotency_key);
     let payment = PaymentRequest {
         from: args.from,
@@ -79,22 +108,19 @@ pub async fn run(args: PayArgs, output: &Output) -> anyhow::Result<ExitCode> {
         reference: args.reference,
         description: args.description,
         metadata: args.metadata,
+        capture: holds.then_some("manual"),
+        expires_in_s: args.expires_in,
+        expires_at: args.expires_at,
+        effective_at: args.effective_at,
     };
     let client = Client::new(&args.api)?;
     // Before the request, so that the key is known even if this process is killed before the answer.
     output.note(&format!("idempotency key: {key}"));
     let answer = client.pay(&payment, &key).await?;
-    if output.is_json() {
-        output.print_json(&answer.body)?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if answer.replayed {
+    if answer.replayed && !output.is_json() {
         output.note("this payment had been made before with the same key; nothing was paid again");
     }
-    let (facts, balances) = payment_tables(&answer.body)?;
-    output.print_table(&facts)?;
-    output.print_line("")?;
-    output.print_table(&balances)?;
+    transaction::print(&answer.body, output)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,7 +153,7 @@ fn check_amount(amount: &str, asset: &str) -> anyhow::Result<()> {
     }
 }
 
-fn parse_idempotency_key(key: &str) -> Result<String, String> {
+pub(super) fn parse_idempotency_key(key: &str) -> Result<String, String> {
     let fits = (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len());
     if fits && key.bytes().all(|byte| byte.is_ascii_graphic()) {
         Ok(key.to_owned())
@@ -137,60 +163,12 @@ fn parse_idempotency_key(key: &str) -> Result<String, String> {
 }
 
 /// A random UUID (version 4).
-fn new_idempotency_key() -> String {
+pub(super) fn new_idempotency_key() -> String {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
-}
-
-#[derive(Debug, Deserialize)]
-struct Payment {
-    id: String,
-    status: String,
-    from: String,
-    to: String,
-    amount: String,
-    asset: String,
-    reference: Option<String>,
-    position: u64,
-    recorded_at: String,
-    #[serde(default)]
-    balances: serde_json::Map<String, Value>,
-}
-
-/// The payment, and the balances after it.
-fn payment_tables(payment: &Value) -> anyhow::Result<(Table, Table)> {
-    let payment = Payment::deserialize(payment).context("the answer is not a payment")?;
-    let mut rows = vec![
-        ("transaction", printable(&payment.id)),
-        ("status", printable(&payment.status)),
-        ("from", printable(&payment.from)),
-        ("to", printable(&payment.to)),
-        ("amount", format!("{} {}", payment.amount, printable(&payment.asset))),
-        ("position", payment.position.to_string()),
-        ("recorded at", printable(&payment.recorded_at)),
-    ];
-    rows.extend(payment.reference.map(|reference| ("reference", printable(&reference))));
-
-    let mut balances = output::table(&[
-        Column::Text("ACCOUNT"),
-        Column::Number("POSTED"),
-        Column::Number("AVAILABLE"),
-        Column::Number("VERSION"),
-    ]);
-    for (account, balance) in &payment.balances {
-        let text = |field: &str| match &balance[field] {
-            Value::String(text) => printable(text),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        };
-        balances.add_row([printable(account), text("posted"), text("available"), text("version")]);
-    }
-    Ok((output::facts(rows), balances))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -217,21 +195,5 @@ mod tests {
         }
         assert!(parse_idempotency_key(&new_idempotency_key()).is_ok());
         assert_ne!(new_idempotency_key(), new_idempotency_key());
-    }
-
-    #[test]
-    fn a_payment_is_shown_with_the_balances_after_it() {
-        let payment = json!({
-            "id": "0193", "type": "payment", "status": "posted", "from": "wallet:alice", "to": "wallet:bob",
-            "amount": "1250", "asset": "EUR", "reference": "inv-1", "description": null, "metadata": {},
-            "balances": {"wallet:alice": {"posted": "0", "available": "0", "version": 8},
-                         "wallet:bob": {"posted": "1250", "available": "1250", "version": 1}},
-            "position": 4712, "recorded_at": "r", "effective_at": "e",
-        });
-        let (mut facts, mut balances) = payment_tables(&payment).unwrap();
-        facts.force_no_tty();
-        balances.force_no_tty();
-        assert!(facts.lines().any(|line| line.trim_end() == "amount       1250 EUR"));
-        assert!(balances.lines().any(|line| line.trim_end() == "wallet:bob      1250       1250        1"));
     }
 }

@@ -65,10 +65,13 @@ pub fn needed(method: &str, path: &str) -> Option<Role> {
     if OPEN.contains(&path) {
         return None;
     }
-    let noun = path.strip_prefix("/v1/ledgers/{ledger}/").and_then(|rest| rest.split('/').next());
+    let rest = path.strip_prefix("/v1/ledgers/{ledger}/");
+    let noun = rest.and_then(|rest| rest.split('/').next());
     Some(match (method, noun) {
         ("get", _) if path.starts_with("/v1/") => Role::Read,
-        (_, Some("payments" | "accounts" | "transactions" | "import")) => Role::Submit,
+        (_, Some("payments" | "transactions" | "import")) => Role::Submit,
+        // Opening accounts; what binds those that are there is not for those whom it binds.
+        ("post", Some("accounts")) if matches!(rest, Some("accounts" | "accounts/batch")) => Role::Submit,
         _ => Role::Admin,
     })
 }
@@ -491,6 +494,12 @@ mod tests {
             ("post", "/v1/ledgers/{ledger}/import", Some(Role::Submit)),
             ("get", "/v1/ledgers/{ledger}/export/journal", Some(Role::Read)),
             ("post", "/v1/ledgers/{ledger}/transactions/{id}/reverse", Some(Role::Submit)),
+            ("post", "/v1/ledgers/{ledger}/accounts", Some(Role::Submit)),
+            ("post", "/v1/ledgers/{ledger}/accounts/batch", Some(Role::Submit)),
+            ("patch", "/v1/ledgers/{ledger}/accounts/batch", Some(Role::Admin)),
+            ("post", "/v1/ledgers/{ledger}/accounts/{code}/unfreeze", Some(Role::Admin)),
+            ("delete", "/v1/ledgers/{ledger}/velocity-limits/{name}", Some(Role::Admin)),
+            ("post", "/v1/ledgers/{ledger}/periods/close", Some(Role::Admin)),
             ("put", "/v1/ledgers/{ledger}", Some(Role::Admin)),
             ("put", "/v1/ledgers/{ledger}/assets/{code}", Some(Role::Admin)),
             ("post", "/v1/cluster/anything", Some(Role::Admin)),

@@ -105,6 +105,24 @@ pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
     }
 }
 
+/// Reads `T` from JSON that is the value of another one's field at `base`.
+///
+/// # Errors
+/// `validation_failed`, with a pointer.
+pub fn parse_at<'a, T: Deserialize<'a>>(bytes: &'a [u8], base: &str) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let deserializer = &mut serde_json::Deserializer::from_slice(bytes);
+        match serde_path_to_error::deserialize::<_, T>(deserializer) {
+            Err(error) if error.inner().is_data() => {
+                let text = error.inner().to_string();
+                let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+                Problem::validation(vec![wording::field_error(base, error.path(), text)])
+            }
+            _ => Problem::invalid(base, wording::syntax(&error)),
+        }
+    })
+}
+
 /// The slow path, which only broken requests take.
 #[cold]
 fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], error: &serde_json::Error) -> Problem {

@@ -1,8 +1,8 @@
 //! The HTTP API.
 //!
 //! [`server`] accepts connections and bounds them, [`router`] says which route
-//! is whose, [`access`] who may use it, `routes/` has a file per noun, [`body`] and [`wire`] turn bytes
-//! into commands, [`problem`] turns everything that goes wrong into an answer.
+//! is whose, [`access`] who may use it, `routes/` has a file per noun, [`body`], [`wire`] and [`requests`]
+//! turn bytes into commands, `recorded` turns events into answers, and [`problem`] everything that goes wrong.
 
 pub mod access;
 pub mod body;
@@ -16,12 +16,15 @@ pub mod openapi;
 pub mod params;
 pub mod problem;
 pub mod reads;
+mod recorded;
+pub mod requests;
 pub mod router;
 pub mod routes;
 mod search;
 pub mod server;
 pub mod starting;
 pub mod statement;
+mod story;
 pub mod wire;
 mod wording;
 

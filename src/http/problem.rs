@@ -5,10 +5,13 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::ledger::{Position, Refusal, Rejection};
+use super::wire::Timestamp;
+use crate::ledger::rule::RULES_MAX;
+use crate::ledger::{HoldState, Position, Refusal, Rejection, RuleKey};
 use crate::sequencer::Unavailable;
 use crate::store;
 
@@ -60,18 +63,32 @@ codes! {
     AccountNotFound "account_not_found" 404 "An account does not exist" "Open it with POST /accounts. Nothing was recorded; the idempotency key is free."
     AssetNotFound "asset_not_found" 404 "The asset is not defined" "Define it with PUT /assets/{code}."
     TransactionNotFound "transaction_not_found" 404 "The transaction does not exist" "Check the id and the ledger."
+    RuleNotFound "rule_not_found" 404 "The rule does not exist" "Check its name; GET lists what is set."
     MethodNotAllowed "method_not_allowed" 405 "The method is not allowed here" "Use one of the methods in the Allow header."
     RequestTimeout "request_timeout" 408 "The request came too slowly" "Send the whole body within the time limit. Nothing was recorded."
     AccountAlreadyExists "account_already_exists" 409 "The account exists with other attributes" "Choose another code, or use the account as it is."
     AssetAlreadyExists "asset_already_exists" 409 "The asset exists with another scale" "Use the scale that it has, or define another asset."
+    LimitsConflict "limits_conflict" 409 "The balance does not allow the limit" "Bring the balance within the limit first, or choose another limit. Nothing was changed."
+    AccountIsClosed "account_is_closed" 409 "The account is closed" "Reopen it first. Nothing was changed."
+    AccountNotEmpty "account_not_empty" 409 "The account is not empty" "Pay its balance out and end its holds, then close it. Nothing was changed."
+    TooManyRules "too_many_rules" 409 "There are too many rules of this sort" "Remove rules that are no longer needed, or let one rule serve a prefix. Nothing was changed."
+    PeriodAlreadyClosed "period_already_closed" 409 "The period was closed before" "A period that is closed stays closed; name a later time. Nothing was changed."
     BodyTooLarge "body_too_large" 413 "The body is too large" "Split the batch into smaller ones. Nothing was recorded."
     UnsupportedMediaType "unsupported_media_type" 415 "The content type is not supported" "Send Content-Type: application/json."
     ValidationFailed "validation_failed" 422 "The request breaks a rule" "Correct what the errors name. Nothing was recorded; the idempotency key is free."
     SameAccount "same_account" 422 "Both sides are the same account" "Name two different accounts. Nothing was recorded."
     AssetMismatch "asset_mismatch" 422 "The asset is not the account's" "Use the account's own asset. Nothing was recorded."
+    NotAHold "not_a_hold" 422 "The payment reserved nothing" "Only a payment with \"capture\": \"manual\" can be captured or voided; one that is posted can be reversed. Nothing was recorded; the idempotency key is free."
+    NotReversible "not_reversible" 422 "The transaction has not been posted" "Reverse what is posted: of a hold its captures. Nothing was recorded; the idempotency key is free."
+    NotScheduled "not_scheduled" 422 "The transaction does not wait for its time" "Only what is scheduled can be cancelled; one that is posted can be reversed. Nothing was recorded; the idempotency key is free."
     IdempotencyKeyReused "idempotency_key_reused" 422 "The idempotency key was used for another request" "Use a new key for a new request. The transaction that the key made is named."
+    HoldNotOpen "hold_not_open" 422 "The hold has ended" "The decision is recorded and final for this key; authorise a new payment."
+    CaptureExceedsHold "capture_exceeds_hold" 422 "More than the hold has left" "The decision is recorded and final for this key; capture what remains with a new key."
+    ReversalExceedsTransaction "reversal_exceeds_transaction" 422 "More than is left to reverse" "The decision is recorded and final for this key; GET the transaction to see what is left, and use a new key."
+    PeriodClosed "period_closed" 422 "The period is closed" "The decision is recorded and final for this key; use a new key and a later effective_at."
     AccountClosed "account_closed" 422 "An account is closed" "The decision is recorded and final for this key."
     AccountFrozen "account_frozen" 422 "An account is frozen" "The decision is recorded and final for this key."
+    VelocityLimitExceeded "velocity_limit_exceeded" 422 "Too much within a window of time" "The decision is recorded and final for this key; try again with a new key at passes_at, where there is one."
     InsufficientFunds "insufficient_funds" 422 "The funds do not suffice" "The decision is recorded and final for this key; try again with a new key once there are funds."
     BalanceLimitExceeded "balance_limit_exceeded" 422 "A balance would exceed its limit" "The decision is recorded and final for this key."
     InternalError "internal_error" 500 "Something went wrong on our side" "Try again with the same key; tell the operator the X-Request-Id if it persists."
@@ -86,13 +103,17 @@ impl Code {
     pub const fn reflects_the_log(self) -> bool {
         use Code::*;
         self.is_recorded()
-            || matches!(self, AccountNotFound | AssetNotFound | TransactionNotFound | AccountAlreadyExists)
-            || matches!(self, AssetAlreadyExists | SameAccount | AssetMismatch | IdempotencyKeyReused)
+            || matches!(self, AccountNotFound | AssetNotFound | TransactionNotFound | RuleNotFound)
+            || matches!(self, AccountAlreadyExists | AssetAlreadyExists | LimitsConflict | AccountIsClosed)
+            || matches!(self, AccountNotEmpty | TooManyRules | PeriodAlreadyClosed | SameAccount | AssetMismatch)
+            || matches!(self, NotAHold | NotReversible | NotScheduled | IdempotencyKeyReused)
     }
 
     /// A business rejection: recorded, and the answer of its key for ever.
     pub const fn is_recorded(self) -> bool {
-        matches!(self, Self::AccountClosed | Self::AccountFrozen | Self::InsufficientFunds | Self::BalanceLimitExceeded)
+        use Code::*;
+        matches!(self, HoldNotOpen | CaptureExceedsHold | ReversalExceedsTransaction | PeriodClosed | AccountClosed)
+            || matches!(self, AccountFrozen | VelocityLimitExceeded | InsufficientFunds | BalanceLimitExceeded)
     }
 }
 
@@ -114,6 +135,8 @@ pub struct Problem {
     pub transaction_id: Option<Uuid>,
     /// Where the rejection is recorded.
     pub position: Option<Position>,
+    /// When the same would pass, where that is known.
+    pub passes_at: Option<DateTime<Utc>>,
     /// Header `Ledger-Position`: the position as of which it was so.
     pub reflects: Option<Position>,
     /// Header `Retry-After`, in seconds.
@@ -136,6 +159,32 @@ pub struct Body<'a> {
     transaction_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passes_at: Option<Timestamp>,
+}
+
+/// How the request that a refusal is about names accounts: where the refusal points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// With `from` and `to`.
+    Payment,
+    /// In the `legs` of its body.
+    Legs,
+    /// In its path, or not at all.
+    Path,
+}
+
+impl Shape {
+    /// The pointers to a leg's account and asset, of what is at the pointer `base`.
+    fn leg(self, base: &str, leg: usize) -> Option<(String, String)> {
+        match self {
+            Self::Payment => {
+                Some((format!("{base}/{}", if leg == 0 { "from" } else { "to" }), format!("{base}/asset")))
+            }
+            Self::Legs => Some((format!("{base}/legs/{leg}/account"), format!("{base}/legs/{leg}/asset"))),
+            Self::Path => None,
+        }
+    }
 }
 
 impl Problem {
@@ -146,6 +195,7 @@ impl Problem {
             errors: Vec::new(),
             transaction_id: None,
             position: None,
+            passes_at: None,
             reflects: None,
             retry_after_s: matches!(code.status().as_u16(), 503 | 504).then_some(1),
             replayed: false,
@@ -193,39 +243,47 @@ impl Problem {
             errors: &self.errors,
             transaction_id: self.transaction_id,
             position: self.position,
+            passes_at: self.passes_at.map(Timestamp),
         }
     }
 
     /// A refusal, as of a position, of what is at the pointer `base` of the body:
     /// empty for the body itself, `/payments/3` for an item.
-    pub fn refused(refusal: &Refusal, base: &str, position: Position) -> Self {
-        Self::refusal(refusal, base).as_of(position)
+    pub fn refused(refusal: &Refusal, shape: Shape, base: &str, position: Position) -> Self {
+        Self::refusal(refusal, shape, base).as_of(position)
     }
 
-    fn refusal(refusal: &Refusal, base: &str) -> Self {
-        let leg = |leg: usize| format!("{base}/{}", if leg == 0 { "from" } else { "to" });
-        let asset_field = || format!("{base}/asset");
+    fn refusal(refusal: &Refusal, shape: Shape, base: &str) -> Self {
         match refusal {
             Refusal::Invalid(rule) => Self::invalid(base, rule.as_ref()),
-            Refusal::SameAccount(code) => {
-                Self::new(Code::SameAccount, format!("from and to are both {code}")).at(leg(1))
-            }
+            Refusal::SameAccount(code) => match shape {
+                Shape::Legs => {
+                    Self::new(Code::SameAccount, format!("all legs are of {code}")).at(format!("{base}/legs"))
+                }
+                _ => Self::new(Code::SameAccount, format!("from and to are both {code}")).at(format!("{base}/to")),
+            },
             Refusal::AccountNotFound(missing) => {
-                let names: Vec<&str> = missing.iter().map(|(_, code)| code.as_str()).collect();
+                let mut names: Vec<&str> = missing.iter().map(|(_, code)| code.as_str()).collect();
+                names.dedup();
                 let mut problem =
                     Self::new(Code::AccountNotFound, format!("no account {}", names.join(", no account ")));
-                problem.errors = missing
-                    .iter()
-                    .map(|(index, code)| FieldError { pointer: leg(*index), detail: format!("no account {code}") })
-                    .collect();
+                let error = |(leg, code): &(usize, _)| {
+                    let (pointer, _) = shape.leg(base, *leg)?;
+                    Some(FieldError { pointer, detail: format!("no account {code}") })
+                };
+                problem.errors = missing.iter().filter_map(error).collect();
                 problem
             }
             Refusal::AssetNotFound(code) => {
-                Self::new(Code::AssetNotFound, format!("no asset {code}")).at(asset_field())
+                Self::new(Code::AssetNotFound, format!("no asset {code}")).at(format!("{base}/asset"))
             }
-            Refusal::AssetMismatch { account, account_asset, asset, .. } => {
-                Self::new(Code::AssetMismatch, format!("account {account} holds {account_asset}, not {asset}"))
-                    .at(asset_field())
+            Refusal::AssetMismatch { leg, account, account_asset, asset } => {
+                let detail = format!("account {account} holds {account_asset}, not {asset}");
+                let problem = Self::new(Code::AssetMismatch, detail);
+                match shape.leg(base, *leg) {
+                    Some((_, pointer)) => problem.at(pointer),
+                    None => problem,
+                }
             }
             Refusal::AccountAlreadyExists(account) => Self::new(
                 Code::AccountAlreadyExists,
@@ -234,15 +292,80 @@ impl Problem {
             Refusal::AssetAlreadyExists { code, scale } => {
                 Self::new(Code::AssetAlreadyExists, format!("asset {code} has scale {scale}"))
             }
-            _ => unimplemented!("problem"),
+            Refusal::TransactionNotFound(_) => {
+                Self::new(Code::TransactionNotFound, "there is no such transaction in this ledger")
+            }
+            Refusal::NotAHold(id) => Self::new(Code::NotAHold, format!("transaction {id} never reserved funds")),
+            Refusal::NotReversible(id) => {
+                Self::new(Code::NotReversible, format!("transaction {id} has posted nothing that could be reversed"))
+            }
+            Refusal::NotScheduled(id) => {
+                Self::new(Code::NotScheduled, format!("transaction {id} does not wait for its time"))
+            }
+            Refusal::TooManyWaiting => Self::new(
+                Code::Overloaded,
+                "as many transactions as may be wait for a moment of their own: holds that expire, and scheduled ones",
+            ),
+            Refusal::LimitsConflict { account, limit, balance } => {
+                let side = if *limit == "min_balance" { "available" } else { "with what is pending" };
+                Self::new(Code::LimitsConflict, format!("account {account} has {balance} {side}"))
+                    .at(format!("{base}/{limit}"))
+            }
+            Refusal::AccountState { account, state: "closed" } => {
+                Self::new(Code::AccountIsClosed, format!("account {account} is closed"))
+            }
+            Refusal::AccountState { account, .. } => Self::new(
+                Code::AccountNotEmpty,
+                format!("account {account} has a balance that is not zero, or pending amounts"),
+            ),
+            Refusal::RuleNotFound(RuleKey::AccountType(prefix)) => {
+                Self::new(Code::RuleNotFound, format!("there is no account type for {prefix}"))
+            }
+            Refusal::RuleNotFound(RuleKey::VelocityLimit(name)) => {
+                Self::new(Code::RuleNotFound, format!("there is no velocity limit {name}"))
+            }
+            Refusal::TooManyRules => {
+                Self::new(Code::TooManyRules, format!("a ledger has at most {RULES_MAX} rules of one sort"))
+            }
+            Refusal::PeriodAlreadyClosed(before) => Self::new(
+                Code::PeriodAlreadyClosed,
+                format!("everything before {} is closed", before.to_rfc3339_opts(SecondsFormat::Micros, true)),
+            ),
         }
     }
 
     /// A rejection that is recorded at `position`.
     pub fn rejected(rejection: &Rejection, transaction_id: Option<Uuid>, position: Position) -> Self {
+        let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let mut passes_at = None;
         let (code, detail) = match rejection {
+            Rejection::HoldNotOpen { state, .. } => (
+                Code::HoldNotOpen,
+                match state {
+                    HoldState::Authorised => "the hold is not open".to_owned(),
+                    state => format!("the hold is {}: nothing of it is reserved any more", state.as_str()),
+                },
+            ),
+            Rejection::CaptureExceedsHold { remaining, .. } => {
+                (Code::CaptureExceedsHold, format!("the hold has {remaining} left"))
+            }
+            Rejection::ReversalExceedsTransaction { account, remaining } => (
+                Code::ReversalExceedsTransaction,
+                format!("of what the transaction posted on account {account}, {remaining} is left to reverse"),
+            ),
+            Rejection::PeriodClosed { before, .. } => {
+                (Code::PeriodClosed, format!("nothing can become effective before {} any more", time(before)))
+            }
             Rejection::AccountClosed { account } => (Code::AccountClosed, format!("account {account} is closed")),
             Rejection::AccountFrozen { account } => (Code::AccountFrozen, format!("account {account} is frozen")),
+            Rejection::VelocityLimitExceeded { account, limit, passes_at: at } => {
+                passes_at = *at;
+                let when = match at {
+                    Some(at) => format!("the same would pass at {}", time(at)),
+                    None => "the limit allows so much at no time".to_owned(),
+                };
+                (Code::VelocityLimitExceeded, format!("account {account} would exceed its limit {limit}; {when}"))
+            }
             Rejection::InsufficientFunds { account, available, would_be, min_balance } => (
                 Code::InsufficientFunds,
                 format!(
@@ -253,9 +376,14 @@ impl Problem {
                 Code::BalanceLimitExceeded,
                 format!("account {account} would have {would_be}, and may not have more than {max_balance}"),
             ),
-            _ => unimplemented!("problem"),
         };
-        Self { transaction_id, position: Some(position), reflects: Some(position), ..Self::new(code, detail) }
+        Self {
+            transaction_id,
+            position: Some(position),
+            passes_at,
+            reflects: Some(position),
+            ..Self::new(code, detail)
+        }
     }
 }
 

@@ -9,7 +9,10 @@ use axum::response::IntoResponse;
 use axum::routing::{self, MethodRouter};
 
 use super::problem::{Code, Problem};
-use super::routes::{accounts, balances, events, ledgers, operations, payments, statements, transactions};
+use super::routes::{
+    account_changes, accounts, balances, events, ledgers, operations, payments, periods, rules, statements,
+    transactions,
+};
 use super::{SharedApp, access, export, import, observe, openapi};
 
 /// What operators may have on a listener of its own, beyond the reach of clients.
@@ -60,19 +63,39 @@ pub fn routes() -> Vec<Route> {
         post("/v1/ledgers/{ledger}/accounts", accounts::open),
         post("/v1/ledgers/{ledger}/accounts/batch", accounts::open_batch),
         get("/v1/ledgers/{ledger}/accounts/batch", accounts::show_batch),
+        patch("/v1/ledgers/{ledger}/accounts/batch", account_changes::update_batch),
         get("/v1/ledgers/{ledger}/accounts/{code}", accounts::show),
+        patch("/v1/ledgers/{ledger}/accounts/{code}", account_changes::update),
+        post("/v1/ledgers/{ledger}/accounts/{code}/freeze", account_changes::freeze),
+        post("/v1/ledgers/{ledger}/accounts/{code}/unfreeze", account_changes::unfreeze),
+        post("/v1/ledgers/{ledger}/accounts/{code}/close", account_changes::close),
+        post("/v1/ledgers/{ledger}/accounts/{code}/reopen", account_changes::reopen),
         get("/v1/ledgers/{ledger}/accounts/{code}/entries", accounts::entries),
         get("/v1/ledgers/{ledger}/accounts/{code}/statement", statements::show),
+        get("/v1/ledgers/{ledger}/account-types", rules::list_account_types),
+        put("/v1/ledgers/{ledger}/account-types/{prefix}", rules::set_account_type),
+        delete("/v1/ledgers/{ledger}/account-types/{prefix}", rules::remove_account_type),
+        get("/v1/ledgers/{ledger}/velocity-limits", rules::list_velocity_limits),
+        put("/v1/ledgers/{ledger}/velocity-limits/{name}", rules::set_velocity_limit),
+        delete("/v1/ledgers/{ledger}/velocity-limits/{name}", rules::remove_velocity_limit),
+        get("/v1/ledgers/{ledger}/periods", periods::show),
+        post("/v1/ledgers/{ledger}/periods/close", periods::close),
         get("/v1/ledgers/{ledger}/balances", balances::list),
         get("/v1/ledgers/{ledger}/trial-balance", balances::trial),
         post("/v1/ledgers/{ledger}/payments", payments::pay),
         post("/v1/ledgers/{ledger}/payments/batch", payments::pay_batch),
+        post("/v1/ledgers/{ledger}/payments/{id}/capture", payments::capture),
+        post("/v1/ledgers/{ledger}/payments/{id}/void", payments::void),
         post("/v1/ledgers/{ledger}/import", import::import),
         get("/v1/ledgers/{ledger}/export/journal", export::journal),
         get("/v1/ledgers/{ledger}/export/statement", export::statement),
         get("/v1/ledgers/{ledger}/export/trial-balance", export::trial_balance),
         get("/v1/ledgers/{ledger}/transactions", transactions::list),
+        post("/v1/ledgers/{ledger}/transactions", transactions::transact),
+        post("/v1/ledgers/{ledger}/transactions/batch", transactions::transact_batch),
         get("/v1/ledgers/{ledger}/transactions/{id}", transactions::show),
+        post("/v1/ledgers/{ledger}/transactions/{id}/reverse", transactions::reverse),
+        post("/v1/ledgers/{ledger}/transactions/{id}/cancel", transactions::cancel),
         get("/v1/ledgers/{ledger}/events", events::list),
         get("/v1/ledgers/{ledger}/events/stream", events::stream),
         get("/v1/cluster", operations::cluster),
@@ -96,6 +119,14 @@ fn post<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) ->
 
 fn put<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) -> Route {
     Route { method: "put", path, serve: routing::put(handler) }
+}
+
+fn patch<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: "patch", path, serve: routing::patch(handler) }
+}
+
+fn delete<H: Handler<T, SharedApp>, T: 'static>(path: &'static str, handler: H) -> Route {
+    Route { method: "delete", path, serve: routing::delete(handler) }
 }
 
 /// Answers with a file that is part of the program.

@@ -8,16 +8,13 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Expected, MapAccess, Unexpected, Visitor};
-use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::ledger::amount::ParseAmountError;
 use crate::ledger::asset::SCALE_MAX;
-use crate::ledger::{
-    Account, AccountCode, Amount, AssetCode, Event, Fact, Leg, Position, RejectedTransaction, Side, Transaction,
-};
+use crate::ledger::{Account, AccountCode, Amount, AssetCode, Position};
 use crate::store::Shard;
 
 /// An amount as a client writes it: `"1250"` or `1250`. What is neither a
@@ -42,7 +39,7 @@ impl<'de> Deserialize<'de> for AmountInput {
 }
 
 /// What is neither, in the form of serde's own errors.
-fn unfit<E: serde::de::Error>(expected: &dyn Expected) -> E {
+pub(super) fn unfit<E: serde::de::Error>(expected: &dyn Expected) -> E {
     E::invalid_value(Unexpected::Other("another value"), expected)
 }
 
@@ -78,60 +75,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct PaymentInput<'a> {
-    #[serde(borrow)]
-    pub from: Cow<'a, str>,
-    #[serde(borrow)]
-    pub to: Cow<'a, str>,
-    pub amount: AmountInput,
-    #[serde(borrow)]
-    pub asset: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub reference: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub description: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub metadata: Option<&'a RawValue>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BatchItemInput<'a> {
-    #[serde(borrow, default)]
-    pub idempotency_key: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    pub from: Cow<'a, str>,
-    #[serde(borrow)]
-    pub to: Cow<'a, str>,
-    pub amount: AmountInput,
-    #[serde(borrow)]
-    pub asset: Cow<'a, str>,
-    #[serde(borrow, default)]
-    pub reference: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub description: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    pub metadata: Option<&'a RawValue>,
-}
-
-impl<'a> BatchItemInput<'a> {
-    pub fn into_parts(self) -> (Option<Cow<'a, str>>, PaymentInput<'a>) {
-        let Self { idempotency_key, from, to, amount, asset, reference, description, metadata } = self;
-        (idempotency_key, PaymentInput { from, to, amount, asset, reference, description, metadata })
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PaymentBatchInput<'a> {
-    #[serde(borrow)]
-    pub payments: Vec<Object<BatchItemInput<'a>>>,
-    #[serde(default)]
-    pub atomic: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AccountInput<'a> {
     #[serde(borrow)]
     pub code: Cow<'a, str>,
@@ -139,11 +82,12 @@ pub struct AccountInput<'a> {
     pub asset: Cow<'a, str>,
     #[serde(borrow, default)]
     pub normal: Option<Cow<'a, str>>,
-    /// Absent is `"0"`; null is no floor.
+    /// Absent is as the account's type has it; null is no floor.
     #[serde(default, deserialize_with = "present")]
     pub min_balance: Option<Option<AmountInput>>,
-    #[serde(default)]
-    pub max_balance: Option<AmountInput>,
+    /// Absent is as the account's type has it; null is no cap.
+    #[serde(default, deserialize_with = "present")]
+    pub max_balance: Option<Option<AmountInput>>,
     #[serde(borrow, default)]
     pub metadata: Option<&'a RawValue>,
 }
@@ -233,12 +177,22 @@ pub struct AccountOutput {
     pub asset: String,
     pub normal: &'static str,
     pub status: &'static str,
+    /// Only where there is a freeze.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<FrozenOutput>,
     pub min_balance: Option<AmountText>,
     pub max_balance: Option<AmountText>,
     pub metadata: Metadata,
     pub shard: Shard,
     pub balance: BalanceOutput,
     pub opened_at: Timestamp,
+}
+
+/// Which legs an account declines, and why.
+#[derive(Debug, Serialize)]
+pub struct FrozenOutput {
+    pub scope: &'static str,
+    pub reason: Arc<str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -261,6 +215,11 @@ impl AccountOutput {
             asset: account.asset.to_string(),
             normal: normal.as_str(),
             status: account.attributes.status().as_str(),
+            frozen: account
+                .attributes
+                .freeze
+                .as_ref()
+                .map(|freeze| FrozenOutput { scope: freeze.scope.as_str(), reason: Arc::clone(&freeze.reason) }),
             min_balance: account.attributes.limits.min_balance.map(AmountText),
             max_balance: account.attributes.limits.max_balance.map(AmountText),
             metadata: Metadata(account.attributes.metadata.clone()),
@@ -277,176 +236,6 @@ impl AccountOutput {
             },
             opened_at: Timestamp(account.opened_at),
         }
-    }
-}
-
-/// A posted payment.
-#[derive(Debug, Serialize)]
-pub struct PaymentOutput<'a> {
-    pub id: Uuid,
-    pub r#type: &'static str,
-    pub status: &'static str,
-    pub from: &'a str,
-    pub to: &'a str,
-    pub amount: AmountText,
-    pub asset: &'a str,
-    pub reference: Option<&'a str>,
-    pub description: Option<&'a str>,
-    pub metadata: Metadata,
-    pub balances: BalancesAfter<'a>,
-    pub position: Position,
-    pub recorded_at: Timestamp,
-    pub effective_at: Timestamp,
-}
-
-/// The balances that a transaction left behind, by account.
-#[derive(Debug)]
-pub struct BalancesAfter<'a>(&'a [Leg]);
-
-#[derive(Serialize)]
-struct BalanceAfter {
-    posted: AmountText,
-    available: AmountText,
-    version: u64,
-}
-
-impl Serialize for BalancesAfter<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        for (index, leg) in self.0.iter().enumerate() {
-            // An account with several legs counts with its last one.
-            if self.0[index + 1..].iter().any(|later| later.account_id == leg.account_id) {
-                continue;
-            }
-            let after = BalanceAfter {
-                posted: AmountText(leg.after.posted(leg.normal)),
-                available: AmountText(leg.after.available(leg.normal)),
-                version: leg.after.version,
-            };
-            map.serialize_entry(leg.account.as_str(), &after)?;
-        }
-        map.end()
-    }
-}
-
-impl<'a> PaymentOutput<'a> {
-    /// `None` when the event is no posted transaction with two legs.
-    pub fn new(event: &'a Event) -> Option<Self> {
-        let Fact::TransactionPosted(transaction) = &event.fact else { return None };
-        let leg = |side: Side| transaction.legs.iter().find(move |leg| leg.side == side);
-        let (debit, credit) = (leg(Side::Debit)?, leg(Side::Credit)?);
-        Some(Self {
-            id: event.transaction_id?,
-            r#type: transaction.kind.as_str(),
-            status: "posted",
-            from: debit.account.as_str(),
-            to: credit.account.as_str(),
-            amount: AmountText(debit.amount),
-            asset: debit.asset.as_str(),
-            reference: transaction.reference.as_deref(),
-            description: transaction.description.as_deref(),
-            metadata: Metadata(transaction.metadata.clone()),
-            balances: BalancesAfter(&transaction.legs),
-            position: event.position,
-            recorded_at: Timestamp(event.recorded_at),
-            effective_at: Timestamp(event.effective_at),
-        })
-    }
-}
-
-/// What became of a transaction.
-pub const TRANSACTION_STATUSES: [&str; 2] = ["posted", "rejected"];
-
-/// A transaction with all its legs, posted or rejected.
-#[derive(Debug, Serialize)]
-pub struct TransactionOutput {
-    pub id: Uuid,
-    pub r#type: &'static str,
-    pub status: &'static str,
-    /// Code of the rule that declined it; null when posted.
-    pub reason: Option<&'static str>,
-    pub legs: Vec<LegOutput>,
-    pub reference: Option<Arc<str>>,
-    pub description: Option<Arc<str>>,
-    pub metadata: Metadata,
-    pub idempotency_key: Option<Arc<str>>,
-    pub position: Position,
-    pub recorded_at: Timestamp,
-    pub effective_at: Timestamp,
-}
-
-#[derive(Debug, Serialize)]
-pub struct LegOutput {
-    pub account: String,
-    pub side: &'static str,
-    pub amount: AmountText,
-    pub asset: String,
-    /// The account's posted balance after the leg; null when rejected.
-    pub balance_after: Option<AmountText>,
-    pub version: Option<u64>,
-}
-
-impl TransactionOutput {
-    /// `None` when the event is no transaction.
-    pub fn new(event: &Event) -> Option<Self> {
-        match &event.fact {
-            Fact::TransactionPosted(transaction) => Self::posted(event, transaction),
-            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
-                Self::rejected(event, rejected)
-            }
-            _ => None,
-        }
-    }
-
-    fn posted(event: &Event, transaction: &Transaction) -> Option<Self> {
-        let leg = |leg: &Leg| LegOutput {
-            account: leg.account.to_string(),
-            side: leg.side.as_str(),
-            amount: AmountText(leg.amount),
-            asset: leg.asset.to_string(),
-            balance_after: Some(AmountText(leg.after.posted(leg.normal))),
-            version: Some(leg.after.version),
-        };
-        Some(Self {
-            id: event.transaction_id?,
-            r#type: transaction.kind.as_str(),
-            status: "posted",
-            reason: None,
-            legs: transaction.legs.iter().map(leg).collect(),
-            reference: transaction.reference.clone(),
-            description: transaction.description.clone(),
-            metadata: Metadata(transaction.metadata.clone()),
-            idempotency_key: event.idempotency_key.clone(),
-            position: event.position,
-            recorded_at: Timestamp(event.recorded_at),
-            effective_at: Timestamp(event.effective_at),
-        })
-    }
-
-    fn rejected(event: &Event, rejected: &RejectedTransaction) -> Option<Self> {
-        let request = &rejected.request;
-        let leg = |leg: &crate::ledger::LegRequest| LegOutput {
-            account: leg.account.to_string(),
-            side: leg.side.as_str(),
-            amount: AmountText(leg.amount),
-            asset: leg.asset.to_string(),
-            balance_after: None,
-            version: None,
-        };
-        Some(Self {
-            id: event.transaction_id?,
-            r#type: request.kind.as_str(),
-            status: "rejected",
-            reason: Some(rejected.reason.code()),
-            legs: request.legs.iter().map(leg).collect(),
-            reference: request.reference.clone(),
-            description: request.description.clone(),
-            metadata: Metadata(request.metadata.clone()),
-            idempotency_key: event.idempotency_key.clone(),
-            position: event.position,
-            recorded_at: Timestamp(event.recorded_at),
-            effective_at: Timestamp(event.effective_at),
-        })
     }
 }
 

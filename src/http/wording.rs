@@ -7,6 +7,7 @@
 use serde_path_to_error::{Path, Segment};
 
 use super::problem::FieldError;
+use super::requests::{DECIMAL_EXPECTED, SECONDS_EXPECTED};
 use super::wire::{AMOUNT_EXPECTED, SCALE_EXPECTED};
 use crate::metadata::escape;
 
@@ -63,7 +64,9 @@ fn expected(text: &str) -> String {
     let of_type = text.starts_with("invalid type: ") || text.starts_with("invalid value: ");
     if let Some((_, expected)) = text.rsplit_once(", expected ").filter(|_| of_type) {
         match expected {
-            "a string" | "a JSON object" | AMOUNT_EXPECTED | SCALE_EXPECTED => return format!("expected {expected}"),
+            "a string" | "a JSON object" | AMOUNT_EXPECTED | SCALE_EXPECTED | DECIMAL_EXPECTED | SECONDS_EXPECTED => {
+                return format!("expected {expected}");
+            }
             "a boolean" => return "expected true or false".to_owned(),
             "a sequence" => return "expected an array".to_owned(),
             _ => {}

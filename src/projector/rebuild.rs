@@ -8,19 +8,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 use sqlx::PgConnection;
 
 use super::Progress;
 use super::backdating::Backdating;
 use super::replay::{Account, Change, Contradiction, ReadAhead, Replay};
-use crate::ledger::Position;
+use crate::ledger::{AccountId, Attributes, HoldState, Position};
 use crate::store::events::Logged;
 use crate::store::rebuild::{self as sql, Definition, Load, Rows};
-use crate::store::rows::{BalanceRow, Table};
+use crate::store::rows::{AttributesRow, BalanceRow, ScheduleState, Table};
 use crate::store::{self, Database, LedgerId, Shard};
 
+/// Tables that are loaded at a time, each over a connection of its own.
+const TABLES_LOADED: usize = 10;
 /// Events behind the head from which the swap is begun: a tenth of a second of
 /// folding, for which flushes wait.
 const SWAP_LAG_EVENTS: u64 = 2_000;
@@ -128,8 +130,14 @@ struct Build<'a> {
     ledgers: BTreeMap<LedgerId, Replay>,
     /// What has been folded and is not committed yet.
     rows: Rows,
-    /// Accounts whose balances are not committed yet.
+    /// Accounts whose balances are not committed as they are now.
     changed: HashSet<(LedgerId, usize)>,
+    /// Accounts whose attributes have changed and are not committed as they are now.
+    altered: HashMap<(LedgerId, usize), Attributes>,
+    /// The same of holds that are open and of transactions that are still scheduled.
+    open: HashSet<(LedgerId, Position)>,
+    /// The same of what limits have counted, by account and the limit's position.
+    used: HashSet<(LedgerId, AccountId, Position)>,
     entries: u64,
     rejections: u64,
     backdating: Backdating,
@@ -154,6 +162,9 @@ impl<'a> Build<'a> {
             ledgers: BTreeMap::new(),
             rows: Rows::default(),
             changed: HashSet::new(),
+            altered: HashMap::new(),
+            open: HashSet::new(),
+            used: HashSet::new(),
             entries: 0,
             rejections: 0,
             backdating: Backdating::default(),
@@ -164,20 +175,19 @@ impl<'a> Build<'a> {
     /// over a connection of its own, and builds the indexes.
     async fn load(&mut self, database: &Database, owner: &mut PgConnection) -> Result<(), Error> {
         let heads = sql::heads(owner).await?;
-        let mut others = [
-            database.connect_owner().await?,
-            database.connect_owner().await?,
-            database.connect_owner().await?,
-            database.connect_owner().await?,
-            database.connect_owner().await?,
-        ];
-        let [a, b, r, d, m] = &mut others;
-        let mut conns = [a, b, owner, r, d, m];
+        let mut others = Vec::with_capacity(TABLES_LOADED - 1);
+        for _ in 1..TABLES_LOADED {
+            others.push(database.connect_owner().await?);
+        }
+        // In the order of the definitions, entries over the connection that is there.
+        let mut conns: Vec<&mut PgConnection> = others.iter_mut().collect();
+        conns.insert(2, owner);
         for (conn, definition) in conns.iter_mut().zip(&self.definitions) {
             sql::settle_in(conn).await?;
             sql::begin(conn).await?;
             definition.create(conn).await?;
         }
+        let Ok(mut conns) = <[&mut PgConnection; TABLES_LOADED]>::try_from(conns) else { return Ok(()) };
         // The last are the days, which are made of the back-dated legs, over the same connection.
         if let Some(of_days) = self.definitions.last() {
             of_days.create(conns[4]).await?;
@@ -186,35 +196,55 @@ impl<'a> Build<'a> {
         for conn in &mut conns {
             sql::commit(conn).await?;
         }
-        let [a, b, e, r, d, m] = conns;
-        let [of_accounts, of_balances, of_entries, of_rejections, of_backdated, of_metadata, of_days] =
-            &self.definitions[..]
+        let [a, b, owner, r, d, m, h, s, t, u] = conns;
+        let [
+            of_accounts,
+            of_balances,
+            of_entries,
+            of_rejections,
+            of_backdated,
+            of_metadata,
+            of_holds,
+            of_schedules,
+            of_transaction_accounts,
+            of_usage,
+            of_days,
+        ] = &self.definitions[..]
         else {
             return Ok(());
         };
-        tokio::try_join!(of_entries.index(e), async {
+        tokio::try_join!(of_entries.index(owner), async {
             of_accounts.index(a).await?;
             of_balances.index(b).await?;
             of_rejections.index(r).await?;
             of_backdated.index(d).await?;
             of_metadata.index(m).await?;
+            of_holds.index(h).await?;
+            of_schedules.index(s).await?;
+            of_transaction_accounts.index(t).await?;
+            of_usage.index(u).await?;
             of_days.index(d).await
         })?;
-        Ok(())
+        // What has changed of accounts that were loaded as they were opened.
+        self.commit(owner).await
     }
 
     async fn load_rows(
         &mut self,
-        conns: &mut [&mut PgConnection; 6],
+        conns: &mut [&mut PgConnection; TABLES_LOADED],
         heads: &[(LedgerId, Position)],
     ) -> Result<(), Error> {
-        let [a, b, e, r, d, m] = conns;
+        let [a, b, e, r, d, m, h, s, t, u] = conns;
         let mut accounts = Load::begin(a, Table::Accounts).await?;
         let mut balances = Load::begin(b, Table::Balances).await?;
         let mut entries = Load::begin(e, Table::Entries).await?;
         let mut rejections = Load::begin(r, Table::Rejections).await?;
         let mut backdated = Load::begin(d, Table::Backdated).await?;
         let mut metadata = Load::begin(m, Table::TransactionMetadata).await?;
+        let mut holds = Load::begin(h, Table::Holds).await?;
+        let mut schedules = Load::begin(s, Table::ScheduledTransactions).await?;
+        let mut transaction_accounts = Load::begin(t, Table::TransactionAccounts).await?;
+        let mut usage = Load::begin(u, Table::VelocityUsage).await?;
         for (ledger_id, head) in heads {
             let mut ahead = self.read_ahead(*ledger_id, *head)?;
             while let Some(page) = ahead.next().await? {
@@ -224,14 +254,22 @@ impl<'a> Build<'a> {
                 rejections.send(&mut self.rows.rejections).await?;
                 backdated.send(&mut self.rows.backdated).await?;
                 metadata.send(&mut self.rows.metadata).await?;
+                holds.send(&mut self.rows.holds.ended).await?;
+                schedules.send(&mut self.rows.schedules.ended).await?;
+                transaction_accounts.send(&mut self.rows.transaction_accounts).await?;
                 self.tell(heads);
             }
             self.reader = Some(ahead.finish().await?);
             self.reached(*ledger_id, *head)?;
         }
-        self.encode_balances();
+        self.encode_open();
         balances.send(&mut self.rows.balances).await?;
+        holds.send(&mut self.rows.holds.open).await?;
+        schedules.send(&mut self.rows.schedules.open).await?;
+        usage.send(&mut self.rows.usage).await?;
         self.changed.clear();
+        self.open.clear();
+        self.used.clear();
         accounts.finish().await?;
         balances.finish().await?;
         entries.finish().await?;
@@ -239,6 +277,10 @@ impl<'a> Build<'a> {
         backdated.finish().await?;
         sql::fill_days(d).await?;
         metadata.finish().await?;
+        holds.finish().await?;
+        schedules.finish().await?;
+        transaction_accounts.finish().await?;
+        usage.finish().await?;
         Ok(())
     }
 
@@ -255,26 +297,48 @@ impl<'a> Build<'a> {
 
     fn fold(&mut self, ledger_id: LedgerId, page: &[Logged]) -> Result<(), Error> {
         let replay = self.ledgers.entry(ledger_id).or_insert_with(|| Replay::new(ledger_id, self.shard_count));
-        let Rows { accounts, entries, rejections, backdated, metadata, .. } = &mut self.rows;
+        let rows = &mut self.rows;
         for logged in page {
-            let observed = replay.apply(logged, |index, _: &Account, change| match change {
+            let observed = replay.apply(logged, |index, account: &Account, change| match change {
                 Change::Opened(row) => {
-                    row.encode(accounts);
+                    row.encode(&mut rows.accounts);
                     self.changed.insert((ledger_id, index));
                 }
                 Change::Posted(row) => {
-                    row.encode(entries);
+                    row.encode(&mut rows.entries);
                     if let Some(row) = self.backdating.follow(&row) {
-                        row.encode(backdated);
+                        row.encode(&mut rows.backdated);
                     }
                     self.entries += 1;
                     self.changed.insert((ledger_id, index));
                 }
+                Change::Reserved => _ = self.changed.insert((ledger_id, index)),
                 Change::Rejected(row) => {
-                    row.encode(rejections);
+                    row.encode(&mut rows.rejections);
                     self.rejections += 1;
                 }
-                Change::Described(row) => row.encode(metadata),
+                Change::Described(row) => row.encode(&mut rows.metadata),
+                Change::Named(row) => row.encode(&mut rows.transaction_accounts),
+                Change::Altered(row) => _ = self.altered.insert((ledger_id, index), row.attributes.clone()),
+                Change::Held { after, .. } => {
+                    if after.state == HoldState::Authorised {
+                        self.open.insert((ledger_id, after.position));
+                    } else {
+                        self.open.remove(&(ledger_id, after.position));
+                        after.encode(&mut rows.holds.ended);
+                    }
+                }
+                Change::Scheduled { after, .. } => {
+                    if after.state == ScheduleState::Scheduled {
+                        self.open.insert((ledger_id, after.position));
+                    } else {
+                        self.open.remove(&(ledger_id, after.position));
+                        after.encode(&mut rows.schedules.ended);
+                    }
+                }
+                Change::Used { after, .. } => _ = self.used.insert((ledger_id, account.id, after.limit)),
+                // Whatever lapses, something has counted.
+                Change::Lapsed(_) => {}
             });
             observed.map_err(|contradiction| Error::Contradiction { ledger_id, contradiction })?;
         }
@@ -287,13 +351,38 @@ impl<'a> Build<'a> {
         if found < head { Err(store::Error::Hole { ledger_id, expected: found + 1, found: head }) } else { Ok(()) }
     }
 
-    fn encode_balances(&mut self) {
-        self.rows.balances.clear();
+    /// Encodes what may still change, as it is now.
+    fn encode_open(&mut self) {
+        let rows = &mut self.rows;
+        rows.balances.clear();
         for (ledger_id, index) in &self.changed {
             let Some(account) = self.ledgers.get(ledger_id).and_then(|replay| replay.accounts().get(*index)) else {
                 continue;
             };
-            BalanceRow { owner: account.owner(*ledger_id), balance: account.balance }.encode(&mut self.rows.balances);
+            BalanceRow { owner: account.owner(*ledger_id), balance: account.balance }.encode(&mut rows.balances);
+        }
+        rows.attributes.clear();
+        for ((ledger_id, index), attributes) in &self.altered {
+            let Some(account) = self.ledgers.get(ledger_id).and_then(|replay| replay.accounts().get(*index)) else {
+                continue;
+            };
+            AttributesRow { owner: account.owner(*ledger_id), attributes }.encode(&mut rows.attributes);
+        }
+        rows.holds.open.clear();
+        rows.schedules.open.clear();
+        rows.usage.clear();
+        for (ledger_id, position) in &self.open {
+            let Some(replay) = self.ledgers.get(ledger_id) else { continue };
+            if let Some(hold) = replay.hold(*position) {
+                hold.encode(&mut rows.holds.open);
+            }
+            if let Some(schedule) = replay.schedule(*position) {
+                schedule.encode(&mut rows.schedules.open);
+            }
+        }
+        for (ledger_id, account, limit) in &self.used {
+            let Some(replay) = self.ledgers.get(ledger_id) else { continue };
+            replay.usage(*account, *limit).iter().for_each(|row| row.encode(&mut rows.usage));
         }
     }
 
@@ -372,7 +461,7 @@ impl<'a> Build<'a> {
     }
 
     async fn write(&mut self, owner: &mut PgConnection) -> Result<(), Error> {
-        self.encode_balances();
+        self.encode_open();
         Ok(sql::write(owner, &self.rows).await?)
     }
 
@@ -388,6 +477,9 @@ impl<'a> Build<'a> {
     fn written(&mut self) {
         self.rows = Rows::default();
         self.changed.clear();
+        self.altered.clear();
+        self.open.clear();
+        self.used.clear();
     }
 
     async fn try_swap(&mut self, owner: &mut PgConnection, tries: usize) -> Result<(), Error> {

@@ -12,17 +12,22 @@ use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
+use hashbrown::HashMap;
 use serde::Serialize;
 use sqlx::PgConnection;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::Progress;
 use super::backdating::Backdating;
-use super::replay::{Account, Change, Contradiction, ReadAhead, Replay, describe};
-use crate::ledger::{AccountId, AccountStatus, Amount, Balance, Event, Fact, Limits, Position};
+use super::replay::{Account, Change, Contradiction, ReadAhead, Replay, Reversed, describe};
+use crate::ledger::{
+    AccountId, Amount, Attributes, Authorisation, Balance, Event, Fact, Origin, Position, Scheduled, Side, Transaction,
+};
 use crate::metadata;
 use crate::store::events::{self, Logged};
-use crate::store::rows::{EntryRow, MetadataRow, Owner, RejectionRow, Table};
+use crate::store::rows::{
+    AccountOfRow, EntryRow, HoldRow, MetadataRow, Owner, RejectionRow, ScheduleRow, Table, UsageRow,
+};
 use crate::store::verify::{self as sql, Line, StoredAccount, StoredBalance, StoredKey};
 use crate::store::{self, Database, Error, LedgerId, Shard};
 
@@ -49,6 +54,13 @@ pub struct Report {
     pub backdated: u64,
     /// Members of metadata by which transactions are found.
     pub metadata: u64,
+    /// Transactions that were authorised.
+    pub holds: u64,
+    pub scheduled: u64,
+    /// Transactions of which something was reversed.
+    pub reversed: u64,
+    /// Buckets of velocity limits.
+    pub usage: u64,
     pub seconds: f64,
 }
 
@@ -84,6 +96,7 @@ pub async fn verify(database: &Database, progress: Progress<'_>) -> Result<Repor
     sql::begin(&mut conn).await?;
     let mut verification = Verification::begin(&mut conn, progress).await?;
     let mut conn = verification.follow_log(conn).await?;
+    verification.compare_reversals(&mut conn).await?;
     verification.compare_keys(&mut conn).await?;
     verification.compare_assets(&mut conn).await?;
     verification.compare_checkpoints(&mut conn).await?;
@@ -94,6 +107,10 @@ pub async fn verify(database: &Database, progress: Progress<'_>) -> Result<Repor
     verification.compare_rows(&mut conn, Table::Backdated).await?;
     verification.compare_days(&mut conn).await?;
     verification.compare_rows(&mut conn, Table::TransactionMetadata).await?;
+    verification.compare_rows(&mut conn, Table::Holds).await?;
+    verification.compare_rows(&mut conn, Table::ScheduledTransactions).await?;
+    verification.compare_rows(&mut conn, Table::TransactionAccounts).await?;
+    verification.compare_rows(&mut conn, Table::VelocityUsage).await?;
     check_trial_balance(&mut conn).await?;
     Ok(Report { seconds: started.elapsed().as_secs_f64(), ..verification.report })
 }
@@ -117,6 +134,18 @@ impl Tally {
         self.hashes = self.hashes.wrapping_sub(xxh3_128(row));
     }
 
+    /// A row takes the place of another.
+    fn replace<T>(&mut self, before: Option<&T>, after: &T, encode: impl Fn(&T, &mut Vec<u8>)) {
+        let mut encoded = Vec::with_capacity(256);
+        if let Some(before) = before {
+            encode(before, &mut encoded);
+            self.find(&encoded);
+            encoded.clear();
+        }
+        encode(after, &mut encoded);
+        self.expect(&encoded);
+    }
+
     fn is_even(self) -> bool {
         self == Self::default()
     }
@@ -125,8 +154,7 @@ impl Tally {
 /// What the projections must hold of one account.
 #[derive(Debug)]
 struct Expected {
-    limits: Limits,
-    metadata: Option<Arc<str>>,
+    attributes: Attributes,
     opened_at: DateTime<Utc>,
     /// `None` when the account was opened after its shard's checkpoint.
     balance: Option<Balance>,
@@ -134,6 +162,8 @@ struct Expected {
     rejections: Tally,
     backdated: Tally,
     members: Tally,
+    /// Of what few accounts have: holds, scheduled transactions, the accounts of both, usage.
+    others: Option<Box<[Tally; 4]>>,
     account_found: bool,
     balance_found: bool,
 }
@@ -236,6 +266,29 @@ impl<'a> Verification<'a> {
         Ok(conn)
     }
 
+    /// What was reversed is compared with the transactions themselves.
+    async fn compare_reversals(&mut self, conn: &mut PgConnection) -> Result<(), Failure> {
+        for (ledger_id, ledger) in &self.ledgers {
+            let all: Vec<(&uuid::Uuid, &Reversed)> = ledger.replay.reversed().iter().collect();
+            for chunk in all.chunks(SEARCH_PAGE as usize) {
+                let ids: Vec<uuid::Uuid> = chunk.iter().map(|(id, _)| **id).collect();
+                let positions = sql::posted_at(conn, *ledger_id, &ids).await?;
+                let posted = events::at_positions(&mut *conn, *ledger_id, &positions).await?;
+                let posted: HashMap<uuid::Uuid, Event> =
+                    posted.into_iter().filter_map(|event| Some((event.transaction_id?, event))).collect();
+                for (id, reversed) in chunk {
+                    let Some(event) = posted.get(*id).filter(|event| event.position < reversed.position) else {
+                        let subject = format!("position {}, reversal", reversed.position);
+                        return Err(differs(&ledger.name, subject, format!("transaction {id} before it"), "none"));
+                    };
+                    ledger.compare_reversed(event, reversed)?;
+                }
+            }
+            self.report.reversed += all.len() as u64;
+        }
+        Ok(())
+    }
+
     async fn compare_keys(&mut self, conn: &mut PgConnection) -> Result<(), Failure> {
         let mut rows = sql::keys(conn);
         while let Some(row) = rows.try_next().await? {
@@ -316,7 +369,7 @@ impl<'a> Verification<'a> {
         self.ledgers.values().try_for_each(|ledger| ledger.missing(Table::Balances, |expected| expected.balance_found))
     }
 
-    /// Compares `entries`, `rejections`, `backdated` or `transaction_metadata`.
+    /// Compares a table that is compared by its encoded rows.
     async fn compare_rows(&mut self, conn: &mut PgConnection, table: Table) -> Result<(), Failure> {
         let mut found: u64 = 0;
         let mut rows = sql::encoded_rows(conn, table).await?;
@@ -333,7 +386,7 @@ impl<'a> Verification<'a> {
         }
         drop(rows);
         for (ledger_id, ledger) in &mut self.ledgers {
-            if let Some(index) = ledger.accounts.iter_mut().position(|expected| !expected.tally(table).is_even()) {
+            if let Some(index) = ledger.accounts.iter_mut().position(|expected| !expected.is_even(table)) {
                 return Err(ledger.name_row(*ledger_id, index, table, conn).await?);
             }
         }
@@ -341,6 +394,10 @@ impl<'a> Verification<'a> {
             Table::Entries => self.report.entries = found,
             Table::Backdated => self.report.backdated = found,
             Table::TransactionMetadata => self.report.metadata = found,
+            Table::Holds => self.report.holds = found,
+            Table::ScheduledTransactions => self.report.scheduled = found,
+            Table::VelocityUsage => self.report.usage = found,
+            Table::TransactionAccounts => {}
             _ => self.report.rejections = found,
         }
         (self.progress)(self.report.events * 2, self.report.events * 2);
@@ -381,7 +438,26 @@ impl Expected {
             Table::Entries => &mut self.entries,
             Table::Backdated => &mut self.backdated,
             Table::TransactionMetadata => &mut self.members,
-            _ => &mut self.rejections,
+            Table::Holds => self.other(0),
+            Table::ScheduledTransactions => self.other(1),
+            Table::TransactionAccounts => self.other(2),
+            Table::VelocityUsage => self.other(3),
+            Table::Rejections | Table::Accounts | Table::Balances | Table::BackdatedDays => &mut self.rejections,
+        }
+    }
+
+    fn other(&mut self, index: usize) -> &mut Tally {
+        &mut self.others.get_or_insert_default()[index]
+    }
+
+    fn is_even(&mut self, table: Table) -> bool {
+        match table {
+            Table::Holds | Table::ScheduledTransactions | Table::TransactionAccounts | Table::VelocityUsage
+                if self.others.is_none() =>
+            {
+                true
+            }
+            table => self.tally(table).is_even(),
         }
     }
 }
@@ -456,19 +532,27 @@ impl Ledger {
         };
         let limit = |limit: Option<Amount>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
         let none = || Arc::from("none");
-        let columns: [(&str, String, String); 9] = [
+        let freeze = |scope: Option<&str>, reason: Option<&str>| {
+            scope.map_or_else(|| "none".to_owned(), |scope| format!("{scope}, because {reason:?}"))
+        };
+        let Attributes { limits, freeze: frozen, metadata: stated, .. } = &expected.attributes;
+        let columns: [(&str, String, String); 10] = [
             ("shard", account.shard.to_string(), row.shard.to_string()),
             ("code", account.code.to_string(), row.code.clone()),
             ("asset", account.asset.to_string(), row.asset.clone()),
             ("normal_side", account.normal.as_str().to_owned(), row.normal_side.clone()),
-            ("min_balance", limit(expected.limits.min_balance), limit(row.min_balance)),
-            ("max_balance", limit(expected.limits.max_balance), limit(row.max_balance)),
-            ("status", AccountStatus::Open.as_str().to_owned(), row.status.clone()),
+            ("min_balance", limit(limits.min_balance), limit(row.min_balance)),
+            ("max_balance", limit(limits.max_balance), limit(row.max_balance)),
+            ("status", expected.attributes.status().as_str().to_owned(), row.status.clone()),
             (
-                "metadata",
-                expected.metadata.clone().unwrap_or_else(none).to_string(),
-                metadata.unwrap_or_else(none).to_string(),
+                "freeze",
+                freeze(
+                    frozen.as_ref().map(|freeze| freeze.scope.as_str()),
+                    frozen.as_ref().map(|freeze| &*freeze.reason),
+                ),
+                freeze(row.freeze_scope.as_deref(), row.freeze_reason.as_deref()),
             ),
+            ("metadata", stated.clone().unwrap_or_else(none).to_string(), metadata.unwrap_or_else(none).to_string()),
             ("opened_at", format!("{:?}", expected.opened_at), format!("{:?}", row.opened_at)),
         ];
         if std::mem::replace(&mut expected.account_found, true) {
@@ -531,6 +615,9 @@ impl Ledger {
         let account = &self.replay.accounts()[index];
         let subject = format!("{} of account {}", table.name(), account.code);
         let differ = |expected: String, found: String| differs(&self.name, &subject, expected, found);
+        if matches!(table, Table::Holds | Table::ScheduledTransactions | Table::VelocityUsage) {
+            return self.name_standing(ledger_id, index, table, conn).await;
+        }
         if table == Table::TransactionMetadata {
             sql::open_metadata_of_account(conn, ledger_id, account.id).await?;
         }
@@ -559,6 +646,104 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// The same of tables whose rows change: the log is followed once more, and
+    /// memory holds what becomes of the account's rows.
+    async fn name_standing(
+        &self,
+        ledger_id: LedgerId,
+        index: usize,
+        table: Table,
+        conn: &mut PgConnection,
+    ) -> Result<Failure, Error> {
+        let account = &self.replay.accounts()[index];
+        let subject = format!("{} of account {}", table.name(), account.code);
+        let shard_count = Shard::try_from(self.checkpoints.len()).unwrap_or(Shard::MAX);
+        let mut replay = Replay::new(ledger_id, shard_count);
+        let mut rows: BTreeMap<(i64, i64), String> = BTreeMap::new();
+        let (mut after, to) = (0, checkpoint(&self.checkpoints, account.shard).min(self.head));
+        while after < to {
+            let page_to = to.min(after + SEARCH_PAGE as u64);
+            for logged in events::read_logged(&mut *conn, ledger_id, after, page_to).await? {
+                let followed = replay.apply(&logged, |of, _, change| {
+                    if let Change::Lapsed(row) = change
+                        && (of, table) == (index, Table::VelocityUsage)
+                    {
+                        rows.remove(&(row.limit as i64, row.bucket));
+                    }
+                    let row = match change {
+                        Change::Held { after, .. } => {
+                            Some((Table::Holds, (after.position as i64, 0), after.to_string()))
+                        }
+                        Change::Scheduled { after, .. } => {
+                            Some((Table::ScheduledTransactions, (after.position as i64, 0), after.to_string()))
+                        }
+                        Change::Used { after, .. } => {
+                            let key = (after.limit as i64, after.bucket);
+                            Some((Table::VelocityUsage, key, after.to_string()))
+                        }
+                        _ => None,
+                    };
+                    if let Some((_, key, text)) = row.filter(|(of_table, ..)| of == index && *of_table == table) {
+                        rows.insert(key, text);
+                    }
+                });
+                followed.map_err(|contradiction| Error::Corrupt {
+                    position: contradiction.position,
+                    detail: contradiction.to_string(),
+                })?;
+            }
+            after = page_to;
+        }
+        let mut expected = rows.into_values();
+        let mut found = sql::standing_of_account(conn, ledger_id, account.id, table).await?.into_iter();
+        loop {
+            let (expected, found) = (expected.next(), found.next());
+            if expected != found {
+                let told = |row: Option<String>, none: &str| row.unwrap_or_else(|| none.to_owned());
+                let (expected, found) = (told(expected, "no other row"), told(found, "no row"));
+                return Ok(differs(&self.name, subject, expected, found));
+            }
+            if expected.is_none() {
+                return Ok(differs(&self.name, subject, "no other row", "a row that cannot be shown"));
+            }
+        }
+    }
+
+    /// Whether what reversals say is left of a transaction is what they left.
+    fn compare_reversed(&self, event: &Event, reversed: &Reversed) -> Result<(), Failure> {
+        let Fact::TransactionPosted(transaction) = &event.fact else { return Ok(()) };
+        let subject = || format!("position {}, reversal of transaction {:?}", reversed.position, event.transaction_id);
+        if transaction.legs.len() != reversed.remaining.len() {
+            return Err(differs(&self.name, subject(), transaction.legs.len(), reversed.remaining.len()));
+        }
+        let counter = |side| if side == Side::Debit { Side::Credit } else { Side::Debit };
+        let of = |id: AccountId, side: Side| move |leg: &&crate::ledger::Leg| leg.account_id == id && leg.side == side;
+        let sum = |amounts: &mut dyn Iterator<Item = Amount>| {
+            amounts.fold(0_i128, |sum, amount| sum.saturating_add(amount.get()))
+        };
+        for leg in &transaction.legs {
+            let (id, side) = (leg.account_id, leg.side);
+            let posted = sum(&mut transaction.legs.iter().filter(of(id, side)).map(|leg| leg.amount));
+            let legs = transaction.legs.iter().zip(&reversed.remaining);
+            let left = sum(&mut legs.filter(|(leg, _)| of(id, side)(leg)).map(|(_, left)| *left));
+            let is_same = |(of, taken_side, _): &&(AccountId, Side, Amount)| (*of, *taken_side) == (id, counter(side));
+            let taken = sum(&mut reversed.taken.iter().filter(is_same).map(|(.., amount)| *amount));
+            if posted - taken != left {
+                let subject = format!("{}, account {}", subject(), leg.account);
+                return Err(differs(&self.name, subject, format!("{} left", posted - taken), left));
+            }
+        }
+        let stranger = reversed.taken.iter().find(|(id, side, _)| {
+            !transaction.legs.iter().any(|leg| (leg.account_id, leg.side) == (*id, counter(*side)))
+        });
+        match stranger {
+            None => Ok(()),
+            Some((id, ..)) => Err(differs(&self.name, subject(), "its own accounts", format!("account number {id}"))),
+        }
+    }
+}
+
 /// Rows of one account, page by page.
 struct Stored {
     ledger_id: LedgerId,
@@ -579,6 +764,9 @@ impl Stored {
                 }
                 Table::TransactionMetadata => {
                     sql::next_metadata_of_account(conn, ledger_id, account_id, SEARCH_PAGE).await?
+                }
+                Table::TransactionAccounts => {
+                    sql::transactions_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?
                 }
                 _ => sql::rejections_of_account(conn, ledger_id, account_id, self.after, SEARCH_PAGE).await?,
             };
@@ -639,15 +827,29 @@ fn lines(owner: Owner, event: &Event, table: Table, backdating: &mut Backdating)
             })
             .collect()
         }
+        (Fact::TransactionAuthorised(_) | Fact::TransactionScheduled(_), Table::TransactionAccounts) => {
+            let names = match &event.fact {
+                Fact::TransactionScheduled(scheduled) => scheduled.account_ids.contains(&owner.account_id),
+                fact => fact.legs().iter().any(|leg| leg.account_id == owner.account_id),
+            };
+            let row = AccountOfRow { owner, position: event.position };
+            let line = Line { key: (event.position as i64, owner.shard), text: row.to_string() };
+            names.then_some(line).into_iter().collect()
+        }
         _ => Vec::new(),
     }
 }
 
 /// The rows of `transaction_metadata` that an event leaves, if its first leg is of the account.
 fn metadata_lines(owner: Owner, event: &Event) -> Vec<Line> {
+    let of_legs = |transaction: &Transaction| transaction.legs.first().map(|leg| leg.account_id);
     let (first, json) = match &event.fact {
-        Fact::TransactionPosted(posted) => (posted.legs.first().map(|leg| leg.account_id), &posted.metadata),
-        Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
+        Fact::TransactionPosted(posted) if !was_scheduled(posted) => (of_legs(posted), &posted.metadata),
+        Fact::TransactionAuthorised(Authorisation { transaction, .. }) => (of_legs(transaction), &transaction.metadata),
+        Fact::TransactionScheduled(Scheduled { request, account_ids }) => {
+            (account_ids.first().copied(), &request.metadata)
+        }
+        Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } if rejected.scheduled.is_none() => {
             (rejected.account_ids.first().copied(), &rejected.request.metadata)
         }
         _ => return Vec::new(),
@@ -663,6 +865,12 @@ fn metadata_lines(owner: Owner, event: &Event) -> Vec<Line> {
     json.as_deref().map(metadata::searchable).unwrap_or_default().iter().map(line).collect()
 }
 
+/// Whether it is found where it was scheduled, and not where it was posted.
+fn was_scheduled(transaction: &Transaction) -> bool {
+    let origin = transaction.more.as_ref().and_then(|more| more.origin.as_ref());
+    matches!(origin, Some(Origin::Schedule { .. }))
+}
+
 /// Notes what an event leaves in the projections of one account, if they have
 /// reached it.
 fn observe(
@@ -674,23 +882,33 @@ fn observe(
     projected: bool,
     event: &Event,
 ) {
-    match change {
-        Change::Opened(row) => accounts.push(Expected {
-            limits: row.limits,
-            metadata: row.metadata.map(Arc::from),
-            opened_at: event.recorded_at,
-            balance: projected.then_some(account.balance),
-            entries: Tally::default(),
-            rejections: Tally::default(),
-            backdated: Tally::default(),
-            members: Tally::default(),
-            account_found: false,
-            balance_found: false,
-        }),
-        Change::Posted(row) if projected => {
-            let expected = &mut accounts[index];
+    let row = match change {
+        Change::Opened(row) => {
+            let attributes =
+                Attributes { limits: row.limits, metadata: row.metadata.map(Arc::from), ..Attributes::default() };
+            accounts.push(Expected {
+                attributes,
+                opened_at: event.recorded_at,
+                balance: projected.then_some(account.balance),
+                entries: Tally::default(),
+                rejections: Tally::default(),
+                backdated: Tally::default(),
+                members: Tally::default(),
+                others: None,
+                account_found: false,
+                balance_found: false,
+            });
+            return;
+        }
+        _ if !projected => return,
+        change => change,
+    };
+    let expected = &mut accounts[index];
+    let mut encoded = Vec::with_capacity(256);
+    match row {
+        Change::Opened(_) => {}
+        Change::Posted(row) => {
             expected.balance = Some(account.balance);
-            let mut encoded = Vec::with_capacity(256);
             row.encode(&mut encoded);
             expected.entries.expect(&encoded);
             if let Some(row) = backdating.follow(&row) {
@@ -699,17 +917,33 @@ fn observe(
                 expected.backdated.expect(&encoded);
             }
         }
-        Change::Rejected(row) if projected => {
-            let mut encoded = Vec::with_capacity(256);
+        Change::Reserved => expected.balance = Some(account.balance),
+        Change::Altered(row) => expected.attributes = row.attributes.clone(),
+        Change::Rejected(row) => {
             row.encode(&mut encoded);
-            accounts[index].rejections.expect(&encoded);
+            expected.rejections.expect(&encoded);
         }
-        Change::Described(row) if projected => {
-            let mut encoded = Vec::with_capacity(128);
+        Change::Described(row) => {
             row.encode(&mut encoded);
-            accounts[index].members.expect(&encoded);
+            expected.members.expect(&encoded);
         }
-        Change::Posted(_) | Change::Rejected(_) | Change::Described(_) => {}
+        Change::Named(row) => {
+            row.encode(&mut encoded);
+            expected.tally(Table::TransactionAccounts).expect(&encoded);
+        }
+        Change::Held { before, after } => {
+            expected.tally(Table::Holds).replace(before, after, HoldRow::encode);
+        }
+        Change::Scheduled { before, after } => {
+            expected.tally(Table::ScheduledTransactions).replace(before, after, ScheduleRow::encode);
+        }
+        Change::Used { before, after } => {
+            expected.tally(Table::VelocityUsage).replace(before, after, UsageRow::encode);
+        }
+        Change::Lapsed(row) => {
+            row.encode(&mut encoded);
+            expected.tally(Table::VelocityUsage).find(&encoded);
+        }
     }
 }
 

@@ -10,6 +10,13 @@
 //! back, and the requests, which are kept until their batch commits, are decided
 //! anew. When the outcome of an append is not known, the engine stops; the
 //! [`super::service`] finds out and starts another.
+//!
+//! What comes due by itself ([`super::due`]) is settled by events of its own, for
+//! which nobody waits: before a request on the same accounts is decided, all that
+//! concerns it, and of everything else a slice in each batch. As the requests, it
+//! is decided anew when its append fails: in the rolled-back book it waits again.
+
+mod settle;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,15 +28,19 @@ use metrics::{counter, gauge, histogram};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use uuid::Uuid;
 
 use super::append::{APPENDS_MAX, Appends, Ended, InFlight, ended};
+use super::due::{self, AccountHash, Due, Needed, SetAside};
 use super::keys::RecentKeys;
 use super::load::Loaded;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
 use crate::clock::{Clock, IdSource, recorded_at};
 use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
-use crate::ledger::{Account, AccountCode, Book, Command, Event, Fact, Mark, Moment, Position, Verdict, decide};
+use crate::ledger::{
+    Account, AccountCode, Book, Command, Event, Fact, Kind, Known, Mark, Moment, Position, State, Verdict, decide,
+};
 use crate::projector::Checkpoints;
 use crate::shard::shard_of;
 use crate::store::events::KeyRow;
@@ -54,6 +65,9 @@ const KEY_LOOKUP_AFTER_HIT: Duration = Duration::from_secs(5);
 /// Accounts evicted after a commit: what one batch of 10,000 payments can bring in, so
 /// that memory never grows faster than it is given back; some milliseconds.
 const EVICT_MAX: usize = 20_000;
+/// Transactions in memory that wait for nothing: what clients capture, void and
+/// reverse within seconds, at some 400 bytes each. Others are read back from the log.
+const KNOWN_MAX: usize = 100_000;
 
 /// What the engine of one ledger works with.
 pub struct Context {
@@ -65,6 +79,8 @@ pub struct Context {
     pub tail: Arc<Tail>,
     pub checkpoints: Arc<Checkpoints>,
     pub clock: Arc<dyn Clock>,
+    /// What no engine of this ledger is to settle.
+    pub set_aside: Arc<SetAside>,
 }
 
 /// Why an engine stopped, and what it leaves behind.
@@ -143,9 +159,34 @@ struct OpenBatch {
     events: Vec<Event>,
     keys: Vec<KeyRow>,
     pending: Vec<Pending>,
+    /// Of its events, those for which nobody waits.
+    settled: usize,
 }
 
-type Prefetch = Ended<(Vec<Account>, Vec<KeyRow>)>;
+impl OpenBatch {
+    const fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.pending.is_empty()
+    }
+}
+
+/// What was fetched because memory did not hold it.
+struct Fetched {
+    known: Vec<(Uuid, Known)>,
+    accounts: Vec<Account>,
+    keys: Vec<KeyRow>,
+}
+
+type Prefetch = Ended<Fetched>;
+
+/// Whether a request may be decided now, as far as it depends on what is due.
+enum Ready {
+    /// All that concerns it has been settled.
+    Yes,
+    /// More than one batch is to settle concerns it.
+    Crowded,
+    /// Accounts have to be fetched first.
+    Missing,
+}
 
 pub struct Engine {
     context: Context,
@@ -165,8 +206,20 @@ pub struct Engine {
     prefetch_conn: Option<Connection>,
     prefetch: Option<JoinHandle<Prefetch>>,
     prefetching: Vec<Submission>,
+    /// Accounts that are fetched ahead for what is due soon.
+    prefetching_ahead: Vec<AccountCode>,
     /// Waiting for the prefetch after the one under way.
     parked: Vec<Submission>,
+    due: Due,
+    /// When to look again at what will be due soon.
+    look_ahead_at: Instant,
+    /// Requests on accounts that have more due than one batch is to settle.
+    behind_due: VecDeque<Submission>,
+    /// Something has been settled since they were looked at.
+    due_moved: bool,
+    /// Transactions whose settling was part of a batch that PostgreSQL refused, in
+    /// groups; the last is the next to be tried, alone.
+    suspects: Vec<Vec<Uuid>>,
     /// To be decided before the queue, oldest first.
     backlog: VecDeque<Submission>,
     look_keys_up_until: Option<Instant>,
@@ -192,10 +245,14 @@ impl Engine {
         let ledger_id = context.ledger_id;
         let loaded = warm.unwrap_or_default();
         let (loaded, append_conns) = loaded.read_on(ledger_id, context.shard_count, append_conns, 0).await?;
-        let Loaded { book, keys, head, last_recorded_at, .. } = loaded;
+        let Loaded { mut book, keys, head, last_recorded_at, waiting, .. } = loaded;
+        for (id, known) in waiting {
+            book.load_known(id, known);
+        }
         context.tail.reset(head);
         Ok(Self {
             appends: Appends::new(context.database.clone(), ledger_id, claim.epoch, append_conns),
+            due: Due::new(&context.set_aside),
             context,
             epoch: claim.epoch,
             open_start: book.mark(),
@@ -209,7 +266,12 @@ impl Engine {
             prefetch_conn: Some(prefetch_conn),
             prefetch: None,
             prefetching: Vec::new(),
+            prefetching_ahead: Vec::new(),
             parked: Vec::new(),
+            look_ahead_at: Instant::now(),
+            behind_due: VecDeque::new(),
+            due_moved: false,
+            suspects: Vec::new(),
             backlog: VecDeque::new(),
             look_keys_up_until: None,
             transient_failures: 0,
@@ -237,17 +299,16 @@ impl Engine {
         let mut arrived = Vec::with_capacity(INTAKE_MAX);
         loop {
             if self.paused_until.is_some() {
-                self.expire_backlog();
-            } else {
-                if let Err(reason) = self.take_in_backlog() {
-                    return reason;
-                }
-                self.start_append();
+                expire(&mut self.backlog);
+                expire(&mut self.behind_due);
+            } else if let Err(reason) = self.fill_and_append() {
+                return reason;
             }
+            self.look_ahead();
             self.start_prefetch();
             // In a pause all comes into the backlog, where deadlines are kept.
             let has_room = self.paused_until.is_some() || self.has_room();
-            let paused_until = self.paused_until;
+            let (paused_until, next_due) = (self.paused_until, self.next_due());
             let step = tokio::select! {
                 biased;
                 () = claim.lost.cancelled() => Err(ExitReason::Cancelled),
@@ -257,6 +318,7 @@ impl Engine {
                     self.paused_until = None;
                     Ok(())
                 }
+                () = until(next_due) => Ok(()),
                 received = queue.recv_many(&mut arrived, INTAKE_MAX), if has_room => {
                     if received == 0 { Err(ExitReason::Cancelled) } else {
                         self.backlog.extend(arrived.drain(..));
@@ -270,20 +332,39 @@ impl Engine {
         }
     }
 
+    /// Decides what is there into the open batch and sends it off, until there is
+    /// nothing more to decide or no room for an append.
+    fn fill_and_append(&mut self) -> Result<(), ExitReason> {
+        loop {
+            if self.suspects.is_empty() {
+                self.settle_slice()?;
+                self.recheck_behind_due();
+                self.take_in_backlog()?;
+            } else {
+                self.try_suspects()?;
+            }
+            if !self.start_append() {
+                return Ok(());
+            }
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.backlog.is_empty() && self.open_has_room()
     }
 
     fn open_has_room(&self) -> bool {
-        let alone = self.isolate > 0 && !self.open.pending.is_empty();
-        self.open.events.len() < BATCH_EVENTS_MAX && !alone
+        let alone = self.isolate > 0 && !self.open.is_empty();
+        self.suspects.is_empty() && self.open.events.len() < BATCH_EVENTS_MAX && !alone
     }
 
     fn take_in_backlog(&mut self) -> Result<(), ExitReason> {
         while self.open_has_room() {
             let Some(submission) = self.backlog.pop_front() else { break };
             let waits = || self.needs_prefetch(&submission.work) || self.would_overtake_fetched(&submission);
-            if !submission.prefetched && waits() {
+            if self.would_overtake_behind_due(&submission) {
+                self.behind_due.push_back(submission);
+            } else if !submission.prefetched && waits() {
                 self.parked.push(submission);
             } else {
                 self.decide(submission)?;
@@ -292,27 +373,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Answers what has waited too long.
-    fn expire_backlog(&mut self) {
-        let now = tokio::time::Instant::now();
-        for submission in std::mem::take(&mut self.backlog) {
-            if submission.deadline <= now {
-                submission.answer(Err(Unavailable::TimedOut));
-            } else {
-                self.backlog.push_back(submission);
-            }
-        }
-    }
-
     fn needs_prefetch(&self, work: &Work) -> bool {
-        let unknown = |command: &Command| command.accounts().any(|code| !self.book.contains(code));
-        let accounts = match work {
-            Work::Each(items) => items.iter().any(|item| unknown(&item.command)),
-            Work::Atomic { commands, .. } => commands.iter().any(unknown),
-            Work::ReadAccount(code) => !self.book.contains(code),
-            Work::ReadHead => false,
+        let lacks = |command: &Command| {
+            let transaction = command.transaction().is_some_and(|id| match self.book.known(&id) {
+                None => true,
+                Some(known) => known.accounts().any(|code| !self.book.contains(code)),
+            });
+            transaction || command.accounts().any(|code| !self.book.contains(code))
         };
-        accounts || (self.looks_keys_up() && keys(work).any(|key| !self.keys.contains(&key.hash)))
+        let state = match work {
+            Work::ReadAccount(code) => !self.book.contains(code),
+            _ => commands(work).any(lacks),
+        };
+        state || (self.looks_keys_up() && keys(work).any(|key| !self.keys.contains(&key.hash)))
     }
 
     /// Whether an ordered request that is before this one waits for what is fetched.
@@ -326,60 +399,63 @@ impl Engine {
         submission.ordered.is_some() && self.backlog.iter().chain(&self.parked).any(|other| other.is_before(submission))
     }
 
+    /// Whether an ordered request that is before this one waits for what is due.
+    fn would_overtake_behind_due(&self, submission: &Submission) -> bool {
+        submission.ordered.is_some() && self.behind_due.iter().any(|other| other.is_before(submission))
+    }
+
     fn looks_keys_up(&self) -> bool {
         self.look_keys_up_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// One round trip for all that the parked requests miss, while the append
-    /// before them is under way.
+    /// One round trip for all that the parked requests miss, and two where they are
+    /// about transactions that memory does not hold, while the append before them is
+    /// under way. With them goes some of what will be missing soon.
     fn start_prefetch(&mut self) {
-        if self.prefetch.is_some() || self.parked.is_empty() {
+        if self.prefetch.is_some() || (self.parked.is_empty() && !self.due.has_to_fetch()) {
             return;
         }
         let Some(mut conn) = self.prefetch_conn.take() else { return };
         self.prefetching = std::mem::take(&mut self.parked);
-        let mut codes: Vec<AccountCode> = Vec::new();
+        self.prefetching_ahead = self.due.next_to_fetch(&self.book);
+        let mut codes = self.prefetching_ahead.clone();
+        let mut ids: Vec<Uuid> = Vec::new();
         let mut hashes: Vec<[u8; 16]> = Vec::new();
         for submission in &self.prefetching {
             let missing = accounts(&submission.work).filter(|code| !self.book.contains(code));
             codes.extend(missing.cloned());
+            for id in commands(&submission.work).filter_map(Command::transaction) {
+                match self.book.known(&id) {
+                    None => ids.push(id),
+                    Some(known) => codes.extend(known.accounts().filter(|code| !self.book.contains(code)).cloned()),
+                }
+            }
             if self.looks_keys_up() {
                 hashes.extend(keys(&submission.work).map(|key| key.hash).filter(|hash| !self.keys.contains(hash)));
             }
         }
-        codes.sort_unstable();
-        codes.dedup();
-        counter!(metric::ACCOUNTS_PREFETCHED).increment(codes.len() as u64);
+        ids.sort_unstable();
+        ids.dedup();
         let (ledger_id, shard_count) = (self.context.ledger_id, self.context.shard_count);
         self.prefetch = Some(tokio::spawn(async move {
-            let fetched = tokio::time::timeout(PREFETCH_TIMEOUT, async {
-                let shards: Vec<Shard> =
-                    codes.iter().map(|code| shard_of(ledger_id, code.as_str(), shard_count)).collect();
-                let codes: Vec<&str> = codes.iter().map(AccountCode::as_str).collect();
-                let accounts = if codes.is_empty() {
-                    Vec::new()
-                } else {
-                    store::projections::load_accounts(&mut conn, ledger_id, &shards, &codes).await?
-                };
-                let keys = if hashes.is_empty() {
-                    Vec::new()
-                } else {
-                    store::keys::find(&mut conn, ledger_id, &hashes).await?
-                };
-                Ok((accounts, keys))
-            });
-            let fetched = fetched.await.unwrap_or_else(|_| Err(store::error::timed_out("a prefetch took too long")));
-            Ended { conn: Some(conn), result: fetched }
+            let fetched =
+                tokio::time::timeout(PREFETCH_TIMEOUT, fetch(&mut conn, ledger_id, shard_count, codes, &ids, &hashes));
+            let result = fetched.await.unwrap_or_else(|_| Err(store::error::timed_out("a prefetch took too long")));
+            Ended { conn: Some(conn), result }
         }));
     }
 
     fn on_prefetched(&mut self, fetched: Prefetch) -> Result<(), ExitReason> {
         self.prefetch = None;
         self.prefetch_conn = fetched.conn;
-        let (accounts, keys) = fetched.result.map_err(ExitReason::Failed)?;
+        let Fetched { known, accounts, keys } = fetched.result.map_err(ExitReason::Failed)?;
         for account in accounts {
             self.book.load_account(account);
         }
+        for (id, known) in known {
+            self.book.load_known(id, known);
+        }
+        self.on_fetched_ahead();
         if !keys.is_empty() {
             self.look_keys_up_until = Some(Instant::now() + KEY_LOOKUP_AFTER_HIT);
         }
@@ -388,27 +464,66 @@ impl Engine {
         }
         // Decided at once, so that nothing that was fetched can be evicted
         // before. They were first: they go before the backlog.
-        for mut submission in std::mem::take(&mut self.prefetching) {
+        let fetched = std::mem::take(&mut self.prefetching);
+        if !self.suspects.is_empty() {
+            // Only what is suspected is decided now.
+            fetched.into_iter().rev().for_each(|submission| self.backlog.push_front(submission));
+            return Ok(());
+        }
+        let mut fetched = fetched.into_iter();
+        while let Some(mut submission) = fetched.next() {
+            if self.would_overtake_behind_due(&submission) {
+                self.behind_due.push_back(submission);
+                continue;
+            }
             if self.would_overtake_waiting(&submission) {
                 let behind = self.backlog.iter().position(|other| submission.is_before(other));
                 self.backlog.insert(behind.unwrap_or(self.backlog.len()), submission);
                 continue;
             }
             submission.prefetched = true;
-            self.decide(submission)?;
+            if let Err(reason) = self.decide(submission) {
+                self.prefetching = fetched.collect();
+                return Err(reason);
+            }
         }
         self.evict();
         Ok(())
     }
 
-    /// Decides a request into the open batch.
-    fn decide(&mut self, submission: Submission) -> Result<(), ExitReason> {
+    /// Decides a request into the open batch, once all that is due before it is settled.
+    fn decide(&mut self, mut submission: Submission) -> Result<(), ExitReason> {
+        // One moment for all of it: nothing can come due between its items.
+        let now = self.now();
+        if self.due.is_due(now) {
+            let ready = match self.settle_before(&submission.work, now) {
+                Ok(ready) => ready,
+                Err(reason) => {
+                    self.backlog.push_front(submission);
+                    return Err(reason);
+                }
+            };
+            // What was fetched for one that waits may be evicted meanwhile.
+            match ready {
+                Ready::Yes => {}
+                Ready::Crowded => {
+                    submission.prefetched = false;
+                    self.behind_due.push_back(submission);
+                    return Ok(());
+                }
+                Ready::Missing => {
+                    submission.prefetched = false;
+                    self.parked.push(submission);
+                    return Ok(());
+                }
+            }
+        }
         let start = (self.book.mark(), self.open.events.len(), self.open.keys.len(), self.head);
         // A large batch at once: growing to it would copy its events several times.
         let items = submission.work.items();
         self.open.events.reserve(items);
         self.open.keys.reserve(items);
-        let decided = catch_unwind(AssertUnwindSafe(|| self.decide_work(&submission.work)));
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decide_work(&submission.work, now)));
         let outcomes = match decided {
             Ok(outcomes) => outcomes,
             Err(_) => {
@@ -426,10 +541,10 @@ impl Engine {
         Ok(())
     }
 
-    fn decide_work(&mut self, work: &Work) -> SmallVec<[Outcome; 1]> {
+    fn decide_work(&mut self, work: &Work, now: DateTime<Utc>) -> SmallVec<[Outcome; 1]> {
         match work {
-            Work::Each(items) => items.iter().map(|item| self.decide_item(item)).collect(),
-            Work::Atomic { commands, key } => smallvec![self.decide_atomic(commands, key)],
+            Work::Each(items) => items.iter().map(|item| self.decide_item(item, now)).collect(),
+            Work::Atomic { commands, key } => smallvec![self.decide_atomic(commands, key, now)],
             Work::ReadAccount(code) => {
                 smallvec![Outcome::Account(self.book.account(code).cloned().map(Box::new))]
             }
@@ -437,11 +552,11 @@ impl Engine {
         }
     }
 
-    fn decide_item(&mut self, item: &Item) -> Outcome {
+    fn decide_item(&mut self, item: &Item, now: DateTime<Utc>) -> Outcome {
         if item.key.as_ref().is_some_and(|key| self.keys.contains(&key.hash)) {
             return Outcome::KeyUsed;
         }
-        let at = self.moment();
+        let at = self.moment(now);
         match decide(&self.book, &item.command, &at) {
             Verdict::Record(fact) => {
                 let index = self.open.events.len();
@@ -454,19 +569,20 @@ impl Engine {
             }
             Verdict::Unchanged => Outcome::Unchanged(match &item.command {
                 Command::OpenAccount(open) => self.book.account(&open.code).cloned().map(Box::new),
+                Command::ChangeAccount(change) => self.book.account(&change.code).cloned().map(Box::new),
                 _ => None,
             }),
             Verdict::Refuse(refusal) => Outcome::Refused { item: 0, refusal },
         }
     }
 
-    fn decide_atomic(&mut self, commands: &[Command], key: &Key) -> Outcome {
+    fn decide_atomic(&mut self, commands: &[Command], key: &Key, now: DateTime<Utc>) -> Outcome {
         if self.keys.contains(&key.hash) {
             return Outcome::KeyUsed;
         }
         let (mark, index, head) = (self.book.mark(), self.open.events.len(), self.head);
         for (item, command) in commands.iter().enumerate() {
-            let at = self.moment();
+            let at = self.moment(now);
             let declined = match decide(&self.book, command, &at) {
                 Verdict::Record(Fact::TransactionRejected(rejected)) => Ok(Fact::BatchRejected { item, rejected }),
                 Verdict::Record(fact) => {
@@ -476,13 +592,11 @@ impl Engine {
                 Verdict::Unchanged => continue,
                 Verdict::Refuse(refusal) => Err(refusal),
             };
-            self.book.roll_back(mark);
-            self.open.events.truncate(index);
-            self.head = head;
+            self.take_back_from(mark, index, head);
             return match declined {
                 Err(refusal) => Outcome::Refused { item, refusal },
                 Ok(fact) => {
-                    let at = self.moment();
+                    let at = self.moment(now);
                     self.record(event(&self.book, command, fact, Some(Arc::clone(&key.text)), &at));
                     self.use_key(key, at.position, 1);
                     Outcome::Recorded { index, count: 1 }
@@ -494,15 +608,44 @@ impl Engine {
         Outcome::Recorded { index, count }
     }
 
-    fn moment(&mut self) -> Moment {
-        let recorded_at = recorded_at(&*self.context.clock, self.last_recorded_at);
-        Moment { position: self.head + 1, recorded_at, transaction_id: self.ids.next(recorded_at) }
+    /// Takes back the last events of the open batch, from `index` on.
+    fn take_back_from(&mut self, mark: Mark, index: usize, head: Position) {
+        let changed: SmallVec<[Uuid; 2]> =
+            self.open.events.drain(index..).filter_map(|event| due::changes(&event)).collect();
+        for id in &changed {
+            self.book.known(id).into_iter().for_each(|known| self.due.remove(*id, known));
+        }
+        self.book.roll_back(mark);
+        for id in &changed {
+            self.book.known(id).into_iter().for_each(|known| self.due.add(*id, known));
+        }
+        self.head = head;
+    }
+
+    /// What the clock says, and never before the last event.
+    fn now(&self) -> DateTime<Utc> {
+        recorded_at(&*self.context.clock, self.last_recorded_at)
+    }
+
+    fn moment(&mut self, now: DateTime<Utc>) -> Moment {
+        Moment { position: self.head + 1, recorded_at: now, transaction_id: self.ids.next(now) }
     }
 
     fn record(&mut self, event: Event) {
+        let changed = due::changes(&event);
+        if let Some(id) = changed
+            && let Some(known) = self.book.known(&id)
+        {
+            self.due.remove(id, known);
+        }
         let applied = self.book.apply(&event);
         // What `decide` says came out, `apply` computes again.
         assert!(applied.is_ok(), "a decision contradicts the book: {applied:?}");
+        if let Some(id) = changed
+            && let Some(known) = self.book.known(&id)
+        {
+            self.due.add(id, known);
+        }
         self.head = event.position;
         self.last_recorded_at = event.recorded_at;
         self.open.events.push(event);
@@ -513,16 +656,17 @@ impl Engine {
         self.open.keys.push(KeyRow { key_hash: key.hash, fingerprint: key.fingerprint, position, event_count });
     }
 
-    /// Sends the open batch off, if there is room for one more.
-    fn start_append(&mut self) {
+    /// Sends the open batch off, if there is room for one more, and says whether it did.
+    fn start_append(&mut self) -> bool {
         self.appends.mend();
-        if self.open.pending.is_empty() || !self.appends.have_room(self.open.events.len()) {
-            return;
+        if self.open.is_empty() || !self.appends.have_room(self.open.events.len()) {
+            return false;
         }
-        let OpenBatch { events, keys, pending } = std::mem::take(&mut self.open);
+        let OpenBatch { events, keys, pending, .. } = std::mem::take(&mut self.open);
         let (start, end) = (self.open_start, self.book.mark());
         self.open_start = end;
         self.appends.start(Batch { events }, keys, pending, (start, end));
+        true
     }
 
     async fn on_appended(&mut self, result: Result<(), Error>) -> Result<(), ExitReason> {
@@ -572,7 +716,11 @@ impl Engine {
         failpoint("on_committed");
         histogram!(metric::APPEND_SECONDS).record(started.elapsed().as_secs_f64());
         self.transient_failures = 0;
-        self.isolate = self.isolate.saturating_sub(1);
+        if !pending.is_empty() {
+            self.isolate = self.isolate.saturating_sub(1);
+        }
+        // While there are any, a batch is one group of them and nothing else.
+        self.suspects.pop();
         self.book.settle(end);
         if let Some(last) = batch.events.last() {
             self.committed = (last.position, last.recorded_at);
@@ -588,19 +736,25 @@ impl Engine {
     }
 
     /// Keeps memory within its bound. An account may go only when its row in
-    /// the projection is exact, and none goes while a prefetch is under way: it
+    /// the projection is exact, and nothing is due soon on it; a transaction when its
+    /// last event is in the log. None goes while a prefetch is under way: it
     /// fetches what was missing when it began, and what was there must stay until
     /// its requests are decided, or they would be told that it does not exist.
     fn evict(&mut self) {
+        if self.prefetch.is_some() {
+            return;
+        }
+        self.book.evict_known(KNOWN_MAX, self.committed.0);
         let held = self.book.len();
-        if held <= self.context.accounts_max || self.prefetch.is_some() {
+        if held <= self.context.accounts_max {
             return;
         }
         let Context { ledger_id, shard_count, checkpoints, .. } = &self.context;
         let want = (held - self.context.accounts_max).min(EVICT_MAX);
+        let due = &self.due;
         self.book.evict(want, |account| {
             let shard = shard_of(*ledger_id, account.code.as_str(), *shard_count);
-            account.balance.position <= checkpoints.get(shard)
+            account.touched() <= checkpoints.get(shard) && !due.needs(&account.code)
         });
         gauge!(metric::ACCOUNTS_IN_MEMORY, "ledger" => Arc::clone(&self.context.ledger)).set(self.book.len() as f64);
     }
@@ -625,17 +779,34 @@ impl Engine {
     }
 
     /// PostgreSQL refuses something in the batch for good. Alone, the request
-    /// at fault is found and answered; the others go on.
+    /// at fault is found and answered; the others go on. What was settled in the
+    /// batch is tried before, in halves, since nobody has an answer of it.
     async fn on_refused(&mut self) {
-        let alone = self.appends.first().is_some_and(|first| first.pending.len() == 1);
+        let Some(first) = self.appends.first() else { return };
+        let requests = first.pending.len();
+        let settled: Vec<Uuid> = first.batch.events.iter().filter_map(due::settled_by).collect();
         self.take_back().await;
-        if alone {
+        if let Some(mut group) = self.suspects.pop() {
+            if let [id] = group[..] {
+                self.set_aside(id, "PostgreSQL refuses its event");
+                // It was this, and no request.
+                self.isolate = 0;
+            } else {
+                let second_half = group.split_off(group.len() / 2);
+                self.suspects.extend([second_half, group]);
+            }
+        } else if settled.is_empty() && requests == 1 {
             if let Some(submission) = self.backlog.pop_front() {
                 submission.answer(Err(Unavailable::Defect));
             }
             self.isolate = self.isolate.saturating_sub(1);
         } else {
-            self.isolate = self.backlog.len();
+            if requests > 0 {
+                self.isolate = self.backlog.len();
+            }
+            if !settled.is_empty() {
+                self.suspects.push(settled);
+            }
         }
     }
 
@@ -654,6 +825,8 @@ impl Engine {
         self.keys.remove_all(open.keys.iter().map(|key| key.key_hash));
         taken.extend(open.pending);
         (self.head, self.last_recorded_at) = self.committed;
+        self.due.forget();
+        self.look_ahead_at = Instant::now();
         for pending in taken.into_iter().rev() {
             let mut submission = pending.submission;
             submission.prefetched = false;
@@ -686,7 +859,9 @@ impl Engine {
         });
         let decided = in_flight.into_iter().flat_map(|follower| follower.pending).chain(self.open.pending);
         let decided = decided.map(|pending| pending.submission);
-        let waiting = in_order(decided.chain(self.prefetching).chain(self.parked).chain(self.backlog).collect());
+        let waiting = in_order(
+            decided.chain(self.prefetching).chain(self.parked).chain(self.behind_due).chain(self.backlog).collect(),
+        );
         if let Some(prefetch) = self.prefetch {
             prefetch.abort();
         }
@@ -708,13 +883,23 @@ fn in_order(waiting: VecDeque<Submission>) -> VecDeque<Submission> {
 
 /// Name of the unique index that has the last word on keys.
 const KEYS_CONSTRAINT: &str = "idempotency_keys_pkey";
-fn accounts(work: &Work) -> Box<dyn Iterator<Item = &AccountCode> + '_> {
-    match work {
-        Work::Each(items) => Box::new(items.iter().flat_map(|item| item.command.accounts())),
-        Work::Atomic { commands, .. } => Box::new(commands.iter().flat_map(Command::accounts)),
-        Work::ReadAccount(code) => Box::new(std::iter::once(code)),
-        Work::ReadHead => Box::new(std::iter::empty()),
-    }
+
+fn commands(work: &Work) -> impl Iterator<Item = &Command> {
+    let (items, commands): (&[Item], &[Command]) = match work {
+        Work::Each(items) => (items, &[]),
+        Work::Atomic { commands, .. } => (&[], commands),
+        Work::ReadAccount(_) | Work::ReadHead => (&[], &[]),
+    };
+    items.iter().map(|item| &item.command).chain(commands)
+}
+
+/// Without those of the transactions that commands are about.
+fn accounts(work: &Work) -> impl Iterator<Item = &AccountCode> {
+    let read = match work {
+        Work::ReadAccount(code) => Some(code),
+        _ => None,
+    };
+    read.into_iter().chain(commands(work).flat_map(Command::accounts))
 }
 
 fn keys(work: &Work) -> impl Iterator<Item = &Key> {
@@ -726,21 +911,66 @@ fn keys(work: &Work) -> impl Iterator<Item = &Key> {
     items.iter().filter_map(|item| item.key.as_ref()).chain(atomic)
 }
 
-fn count_decisions(events: &[Event]) {
-    let mut posted = 0;
-    for event in events {
-        match &event.fact {
-            Fact::TransactionPosted(_) => posted += 1,
-            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
-                counter!(metric::DECISIONS, "outcome" => rejected.reason.code()).increment(1);
-            }
-            _ => {
-                counter!(metric::DECISIONS, "outcome" => event.fact.type_name()).increment(1);
-            }
+/// Reads transactions, accounts and keys, and the accounts of those transactions.
+async fn fetch(
+    conn: &mut Connection,
+    ledger_id: LedgerId,
+    shard_count: Shard,
+    mut codes: Vec<AccountCode>,
+    ids: &[Uuid],
+    hashes: &[[u8; 16]],
+) -> Result<Fetched, Error> {
+    let known = if ids.is_empty() { Vec::new() } else { store::known::find(conn, ledger_id, ids).await? };
+    codes.extend(known.iter().flat_map(|(_, known)| known.accounts()).cloned());
+    codes.sort_unstable();
+    codes.dedup();
+    counter!(metric::ACCOUNTS_PREFETCHED).increment(codes.len() as u64);
+    let shards: Vec<Shard> = codes.iter().map(|code| shard_of(ledger_id, code.as_str(), shard_count)).collect();
+    let codes: Vec<&str> = codes.iter().map(AccountCode::as_str).collect();
+    let accounts = if codes.is_empty() {
+        Vec::new()
+    } else {
+        store::projections::load_accounts(conn, ledger_id, &shards, &codes).await?
+    };
+    let keys = if hashes.is_empty() { Vec::new() } else { store::keys::find(conn, ledger_id, hashes).await? };
+    Ok(Fetched { known, accounts, keys })
+}
+
+/// Answers what has waited too long.
+fn expire(waiting: &mut VecDeque<Submission>) {
+    let now = tokio::time::Instant::now();
+    for submission in std::mem::take(waiting) {
+        if submission.deadline <= now {
+            submission.answer(Err(Unavailable::TimedOut));
+        } else {
+            waiting.push_back(submission);
         }
     }
-    if posted > 0 {
-        counter!(metric::DECISIONS, "outcome" => "posted").increment(posted);
+}
+
+fn count_decisions(events: &[Event]) {
+    // What there may be thousands of in a batch is counted at once.
+    let mut frequent =
+        [("posted", 0), ("captured", 0), ("reversed", 0), ("transaction_authorised", 0), ("hold_expired", 0)];
+    for event in events {
+        let outcome = match &event.fact {
+            Fact::TransactionPosted(transaction) => match transaction.kind {
+                Kind::Capture => "captured",
+                Kind::Reversal => "reversed",
+                _ => "posted",
+            },
+            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => rejected.reason.code(),
+            fact => fact.type_name(),
+        };
+        match frequent.iter_mut().find(|(name, _)| *name == outcome) {
+            Some((_, count)) => *count += 1,
+            None => counter!(metric::DECISIONS, "outcome" => outcome).increment(1),
+        }
+    }
+    for (outcome, count) in frequent {
+        if count > 0 {
+            counter!(metric::DECISIONS, "outcome" => outcome).increment(count);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
-//! What a sequencer must know before it decides: the assets, the head, the
-//! accounts whose projections are behind, and the keys that were used last.
+//! What a sequencer must know before it decides: the assets and rules, the head,
+//! the accounts whose projections are behind, the transactions that wait for a
+//! moment of their own, and the keys that were used last.
 //!
 //! A worker that is about to take a ledger over reads it twice: once while the
 //! other still serves, which may take seconds in a peak, and, once it holds the
@@ -9,11 +10,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use hashbrown::HashMap;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::append::APPENDS_MAX;
+use super::due;
 use super::keys::RecentKeys;
-use crate::ledger::{AccountCode, Balance, Book, Event, Fact, Position};
+use crate::ledger::{AccountCode, Attributes, Balance, Book, Event, Fact, Known, Origin, Position};
 use crate::shard::shard_of;
 use crate::store::{self, Connection, Database, Error, LedgerId, Shard};
 
@@ -24,6 +28,8 @@ const LOAD_PAGE: i64 = 10_000;
 /// One statement of a load takes some tenths of a second at most; one that takes
 /// longer than this has lost its connection. How many there are, the lag bounds.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same for all that wait: a million of them are some hundred such statements.
+const WAITING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Events that are read ahead of a takeover even if they are projected: their
 /// accounts are the busiest, and in memory then.
 const WARM_EVENTS: u64 = 20_000;
@@ -42,6 +48,8 @@ pub struct Loaded {
     pub keys: RecentKeys,
     pub head: Position,
     pub last_recorded_at: DateTime<Utc>,
+    /// Holds that expire and scheduled transactions.
+    pub waiting: HashMap<Uuid, Known>,
     begun: bool,
 }
 
@@ -53,6 +61,10 @@ impl Loaded {
     /// projection: its row in `balances` is not exact yet. Legs state the balance
     /// they leave behind, so the last one of each account is its state. What was
     /// read once stays true: the log only grows.
+    ///
+    /// The transactions that wait are those of the projections, with what the log
+    /// after the lowest checkpoint says of them. Each event states all that it
+    /// changes, so one that a projection has had already changes nothing.
     ///
     /// These are as many accounts as the events behind the checkpoints touch, even
     /// if that is more than memory is to hold: none of their rows may be relied
@@ -89,8 +101,13 @@ impl Loaded {
         } else {
             let checkpoints = in_time(store::projections::checkpoints(&mut conn, ledger_id)).await?;
             let lowest = checkpoints.iter().map(|(_, position)| *position).min().unwrap_or(head);
+            // After the checkpoints: what was projected since is in the log behind them.
+            let waiting = store::waiting::waiting(&mut conn, ledger_id);
+            let waiting = store::error::within(WAITING_TIMEOUT, "loading what waits took too long", waiting).await?;
+            self.waiting = waiting.into_iter().collect();
             lowest.min(head.saturating_sub(events_min))
         };
+        let rules = read_rules(&mut conn, ledger_id, known.unwrap_or(0), head).await?;
         // Reading and decoding take a core each: two halves at a time.
         let middle = after + (head - after) / 2;
         let second = AbortOnDropHandle::new(tokio::spawn(read_touched(other, ledger_id, middle, head)));
@@ -99,16 +116,22 @@ impl Loaded {
         let (other, later) = second??;
         touched.opened.extend(later.opened);
         touched.balances.extend(later.balances);
+        touched.attributes.extend(later.attributes);
 
-        let Self { book, keys, .. } = &mut self;
-        for event in &touched.opened {
+        let Self { book, keys, waiting, .. } = &mut self;
+        for (id, trace) in touched.waiting.into_iter().chain(later.waiting) {
+            trace.follow(waiting, id)?;
+        }
+        for event in rules.iter().chain(&touched.opened) {
             let contradiction = |error: crate::ledger::book::Contradiction| Error::Corrupt {
                 position: event.position,
                 detail: error.to_string(),
             };
             book.apply(event).map_err(contradiction)?;
         }
-        let codes: Vec<&AccountCode> = touched.balances.keys().filter(|code| !book.contains(code)).collect();
+        let changed = touched.attributes.keys().filter(|code| !touched.balances.contains_key(*code));
+        let codes = touched.balances.keys().chain(changed);
+        let codes: Vec<&AccountCode> = codes.filter(|code| !book.contains(code)).collect();
         for chunk in codes.chunks(LOAD_PAGE as usize) {
             let shards: Vec<Shard> = chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), shard_count)).collect();
             let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
@@ -121,6 +144,9 @@ impl Loaded {
         for (code, balance) in touched.balances {
             book.set_balance(&code, balance);
         }
+        for (code, (attributes, position)) in touched.attributes {
+            book.set_attributes(&code, attributes, position);
+        }
 
         let unread = (head - known.unwrap_or(0)).min(RECENT_KEYS_LOADED);
         let recent = store::events::recent_keys(&mut conn, ledger_id, head, unread);
@@ -132,13 +158,89 @@ impl Loaded {
     }
 }
 
-/// What a stretch of the log says of accounts.
+/// What a stretch of the log says of accounts, and of transactions that wait.
 #[derive(Default)]
 struct Touched {
     /// The events that opened them, in order.
     opened: Vec<Event>,
     /// The last balance of each that a leg touched.
-    balances: hashbrown::HashMap<AccountCode, Balance>,
+    balances: HashMap<AccountCode, Balance>,
+    /// The last attributes of each that was changed, and the event's position.
+    attributes: HashMap<AccountCode, (Attributes, Position)>,
+    waiting: HashMap<Uuid, Trace>,
+}
+
+/// What a stretch of the log says of a transaction that waits, or did.
+enum Trace {
+    /// It began in the stretch, and waits still.
+    Waits(Known),
+    /// It began before, and this is the last event about it.
+    Changed(Box<Event>),
+    /// It waits no more.
+    Ended,
+}
+
+impl Trace {
+    /// Notes what one more event of the stretch says.
+    fn note(traces: &mut HashMap<Uuid, Self>, event: &Event) -> Result<(), Error> {
+        let Some(id) = due::changes(event) else { return Ok(()) };
+        let trace = match &event.fact {
+            Fact::TransactionAuthorised(_) | Fact::TransactionScheduled(_) => match Known::begun_by(event) {
+                Some(known) if known.due_at().is_some() => Self::Waits(known),
+                // A hold that does not expire.
+                _ => return Ok(()),
+            },
+            _ if ends(event) => Self::Ended,
+            _ => match traces.get(&id) {
+                Some(Self::Waits(known)) => Self::Waits(changed(known, event)?),
+                _ => Self::Changed(Box::new(event.clone())),
+            },
+        };
+        traces.insert(id, trace);
+        Ok(())
+    }
+
+    /// Brings what is known of a transaction up to the end of the stretch.
+    fn follow(self, waiting: &mut HashMap<Uuid, Known>, id: Uuid) -> Result<(), Error> {
+        let before = waiting.get(&id);
+        let is_news = |position| before.is_none_or(|known| known.changed < position);
+        match self {
+            Self::Waits(known) if is_news(known.changed) => {
+                waiting.insert(id, known);
+            }
+            Self::Changed(event) if is_news(event.position) => {
+                // Without a transaction it is about one that does not wait.
+                if let Some(known) = before {
+                    let known = changed(known, &event)?;
+                    waiting.insert(id, known);
+                }
+            }
+            Self::Ended => {
+                waiting.remove(&id);
+            }
+            Self::Waits(_) | Self::Changed(_) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Whether an event ends the waiting that it changes: all do but the beginning, and
+/// a capture that leaves something.
+fn ends(event: &Event) -> bool {
+    match &event.fact {
+        Fact::TransactionPosted(transaction) => {
+            let origin = transaction.more.as_ref().and_then(|more| more.origin.as_ref());
+            !matches!(origin, Some(Origin::Capture { remaining, .. }) if !remaining.is_zero())
+        }
+        _ => true,
+    }
+}
+
+fn changed(known: &Known, event: &Event) -> Result<Known, Error> {
+    known.changed_by(event).ok_or_else(|| Error::Corrupt {
+        position: event.position,
+        detail: "it does not follow on what its transaction has become".to_owned(),
+    })
 }
 
 /// Reads the log after `after`, up to and with `to`.
@@ -155,18 +257,40 @@ async fn read_touched(
         let Some(last) = page.last() else { return Err(Error::Hole { ledger_id, expected: after + 1, found: to }) };
         after = last.position;
         for event in page {
+            Trace::note(&mut touched.waiting, &event)?;
+            for leg in event.fact.legs() {
+                touched.balances.insert(leg.account.clone(), leg.after);
+            }
             match event.fact {
-                Fact::TransactionPosted(transaction) => {
-                    for leg in transaction.legs {
-                        touched.balances.insert(leg.account, leg.after);
-                    }
-                }
                 Fact::AccountOpened { .. } => touched.opened.push(event),
+                Fact::AccountChanged(changed) => {
+                    touched.attributes.insert(changed.account, (changed.after, event.position));
+                }
                 _ => {}
             }
         }
     }
     Ok((conn, touched))
+}
+
+/// The events after `after`, up to and with `to`, that set or removed a rule or
+/// closed a period.
+async fn read_rules(
+    conn: &mut Connection,
+    ledger_id: LedgerId,
+    mut after: Position,
+    to: Position,
+) -> Result<Vec<Event>, Error> {
+    let mut rules = Vec::new();
+    loop {
+        let page = in_time(store::known::rules(conn, ledger_id, after, to, LOAD_PAGE)).await?;
+        let is_last = page.len() < LOAD_PAGE as usize;
+        after = page.last().map_or(after, |event| event.position);
+        rules.extend(page);
+        if is_last {
+            return Ok(rules);
+        }
+    }
 }
 
 async fn in_time<T>(statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -6,6 +6,7 @@
 //! anew, with what was still waiting. [`tail`] is what it leaves for others.
 
 mod append;
+pub mod due;
 pub mod engine;
 pub mod keys;
 pub mod load;
@@ -79,7 +80,7 @@ pub enum Outcome {
     /// Recorded as the event at this index of the answer's batch; of an atomic
     /// batch that was posted, the first of `count`.
     Recorded { index: usize, count: usize },
-    /// It was so before; the account as it is, where one was to be opened.
+    /// It was so before; the account as it is, where one was to be opened or changed.
     Unchanged(Option<Box<Account>>),
     /// The idempotency key has been used: the store knows what it did.
     KeyUsed,

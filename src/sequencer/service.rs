@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::due::SetAside;
 use super::engine::{Context, Engine, Exit, ExitReason, Unknown};
 use super::load::WarmUp;
 use super::{Claim, Submission, Tail, Unavailable};
@@ -58,6 +59,8 @@ pub struct Service {
 struct Waiting {
     unknown: Option<Unknown>,
     requests: VecDeque<Submission>,
+    /// What an engine could not settle, so that the next one does not fail of it.
+    set_aside: Arc<SetAside>,
 }
 
 impl Service {
@@ -187,6 +190,7 @@ impl Service {
             tail: Arc::clone(&self.tail),
             checkpoints: Arc::clone(&self.checkpoints),
             clock: Arc::clone(&self.clock),
+            set_aside: Arc::clone(&waiting.set_aside),
         };
         self.loading.send_replace(true);
         let load = Engine::load(context, claim, append_conns, prefetch_conn, self.warm_up.take());

@@ -1,4 +1,5 @@
-//! Projections: accounts, balances, entries and rejections, with their checkpoints.
+//! Projections: accounts, balances, entries and rejections, with their checkpoints;
+//! what few flushes have besides is written by [`backdating`] and [`standing`].
 //!
 //! One projector per shard writes, fenced by its claim's epoch and by
 //! compare-and-set on the checkpoint, both in the statement that writes the
@@ -6,7 +7,7 @@
 //! underneath can only ever make a flush do nothing. Readers take no locks: a
 //! statement sees rows and checkpoint of the same commit.
 //!
-//! The sequencer forgets accounts whose last leg the checkpoint covers and reads
+//! The sequencer forgets accounts whose last event the checkpoint covers and reads
 //! them back with [`load_accounts`], so what that gives must be exact as of the
 //! checkpoint. An account whose projection has stopped has an old row in
 //! `balances` while its checkpoint moves on. Its state is then in the log: each
@@ -23,9 +24,11 @@ use uuid::Uuid;
 
 use super::backdating::{self, BackdatedLeg};
 use super::jsonb::Jsonb;
+use super::standing::{self, Standing};
 use super::{Connection, Epoch, Error, LedgerId, Shard, events, rows};
 use crate::ledger::{
-    Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Balance, Event, Fact, Limits, Position, Side,
+    Account, AccountCode, AccountId, AccountStatus, Amount, AssetCode, Attributes, Balance, Event, Fact, Freeze,
+    FreezeScope, Limits, Position, Side,
 };
 
 /// The projection that this module keeps.
@@ -50,6 +53,8 @@ pub struct Flush {
     /// Legs that are effective at another time than they are recorded at, in the order of the log.
     pub backdated: Vec<BackdatedLeg>,
     pub metadata: MetadataColumns,
+    /// What few flushes have: see [`super::standing`].
+    pub standing: Standing,
 }
 
 #[derive(Debug, Default)]
@@ -138,7 +143,8 @@ pub async fn flush(
     flush: &Flush,
 ) -> Result<Flushed, Error> {
     let copies_entries = flush.entries.shard.len() >= COPY_ENTRIES_MIN;
-    if !copies_entries && flush.backdated.is_empty() && flush.metadata.shard.is_empty() {
+    let is_plain = flush.backdated.is_empty() && flush.metadata.shard.is_empty() && flush.standing.is_empty();
+    if !copies_entries && is_plain {
         return Ok(flush_rows(conn, ledger_id, steps, to, flush, &flush.entries).await?.0);
     }
     let mut tx = conn.begin().await?;
@@ -153,6 +159,7 @@ pub async fn flush(
     if let Some(rows) = metadata_rows(ledger_id, &flush.metadata, &flushed.advanced) {
         events::copy(&mut tx, COPY_METADATA, &rows).await?;
     }
+    standing::write(&mut tx, ledger_id, &flush.standing, &flushed.advanced).await?;
     tx.commit().await?;
     Ok(flushed)
 }
@@ -308,6 +315,8 @@ struct AccountRow {
     min_balance: Option<Amount>,
     max_balance: Option<Amount>,
     metadata: Option<Jsonb<Box<str>>>,
+    freeze_scope: Option<String>,
+    freeze_reason: Option<String>,
     opened_at: DateTime<Utc>,
     debits_posted: Amount,
     credits_posted: Amount,
@@ -315,7 +324,7 @@ struct AccountRow {
     credits_pending: Amount,
     version: i64,
     position: i64,
-    /// Where its last leg is, when its projection has stopped and the balance above is old.
+    /// Where its last leg is, posted or pending, when its projection has stopped and the balance above is old.
     fault_position: Option<i64>,
 }
 
@@ -323,14 +332,21 @@ impl AccountRow {
     fn into_account(self) -> Result<Account, Error> {
         let invalid =
             |what: &str| Error::Refused(sqlx::Error::Decode(format!("an account's {what} is invalid").into()));
+        let freeze = match (&self.freeze_scope, self.freeze_reason) {
+            (Some(scope), reason) => Some(Freeze {
+                scope: FreezeScope::parse(scope).ok_or_else(|| invalid("freeze"))?,
+                reason: Arc::from(reason.unwrap_or_default()),
+            }),
+            (None, _) => None,
+        };
         Ok(Account {
             id: self.account_id as AccountId,
             code: AccountCode::new(&self.code).map_err(|_| invalid("code"))?,
             asset: AssetCode::new(&self.asset).map_err(|_| invalid("asset"))?,
             normal: Side::parse(&self.normal_side).ok_or_else(|| invalid("normal side"))?,
-            attributes: crate::ledger::Attributes {
-                closed: self.status == "closed",
-                freeze: None,
+            attributes: Attributes {
+                closed: self.status == AccountStatus::Closed.as_str(),
+                freeze,
                 limits: Limits { min_balance: self.min_balance, max_balance: self.max_balance },
                 metadata: self.metadata.and_then(|json| crate::metadata::canonical(&json.0).ok().flatten()),
             },
@@ -363,7 +379,7 @@ pub async fn load_accounts(
         SELECT
             found.account_id, found.code, found.asset, found.normal_side, found.status,
             found.min_balance AS "min_balance: Amount", found.max_balance AS "max_balance: Amount",
-            found.metadata AS "metadata: Jsonb<Box<str>>", found.opened_at,
+            found.metadata AS "metadata: Jsonb<Box<str>>", found.freeze_scope, found.freeze_reason, found.opened_at,
             found.debits_posted AS "debits_posted: Amount", found.credits_posted AS "credits_posted: Amount",
             found.debits_pending AS "debits_pending: Amount", found.credits_pending AS "credits_pending: Amount",
             found.version, found.position, found.fault_position AS "fault_position?"
@@ -371,7 +387,7 @@ pub async fn load_accounts(
         CROSS JOIN LATERAL (
             SELECT
                 a.account_id, a.code, a.asset, a.normal_side, a.status, a.min_balance, a.max_balance, a.metadata,
-                a.opened_at, b.debits_posted, b.credits_posted, b.debits_pending, b.credits_pending,
+                a.freeze_scope, a.freeze_reason, a.opened_at, b.debits_posted, b.credits_posted, b.debits_pending, b.credits_pending,
                 b.version, b.position, f.position AS fault_position
             FROM accounts a
             JOIN balances b ON b.shard = a.shard AND b.ledger_id = a.ledger_id AND b.account_id = a.account_id
@@ -406,11 +422,8 @@ pub async fn load_accounts(
 fn balance_at(events: &[Event], position: Position, account: &Account) -> Result<Balance, Error> {
     let event = events.iter().find(|event| event.position == position);
     let balance = event.and_then(|event| match &event.fact {
-        Fact::TransactionPosted(posted) => {
-            posted.legs.iter().rev().find(|leg| leg.account_id == account.id).map(|leg| leg.after)
-        }
         Fact::AccountOpened { .. } if position == account.id => Some(Balance { position, ..Balance::default() }),
-        _ => None,
+        fact => fact.legs().iter().rev().find(|leg| leg.account_id == account.id).map(|leg| leg.after),
     });
     let detail = || format!("it does not touch account {}, whose projection stopped", account.code);
     balance.ok_or_else(|| Error::Corrupt { position, detail: detail() })
@@ -432,7 +445,7 @@ pub async fn list_accounts(
         SELECT
             a.account_id, a.code, a.asset, a.normal_side, a.status,
             a.min_balance AS "min_balance: Amount", a.max_balance AS "max_balance: Amount",
-            a.metadata AS "metadata: Jsonb<Box<str>>", a.opened_at,
+            a.metadata AS "metadata: Jsonb<Box<str>>", a.freeze_scope, a.freeze_reason, a.opened_at,
             b.debits_posted AS "debits_posted: Amount", b.credits_posted AS "credits_posted: Amount",
             b.debits_pending AS "debits_pending: Amount", b.credits_pending AS "credits_pending: Amount",
             b.version, b.position, NULL::bigint AS fault_position
@@ -473,7 +486,7 @@ pub async fn accounts_of_codes(
         SELECT
             a.account_id, a.code, a.asset, a.normal_side, a.status,
             a.min_balance AS "min_balance: Amount", a.max_balance AS "max_balance: Amount",
-            a.metadata AS "metadata: Jsonb<Box<str>>", a.opened_at,
+            a.metadata AS "metadata: Jsonb<Box<str>>", a.freeze_scope, a.freeze_reason, a.opened_at,
             b.debits_posted AS "debits_posted: Amount", b.credits_posted AS "credits_posted: Amount",
             b.debits_pending AS "debits_pending: Amount", b.credits_pending AS "credits_pending: Amount",
             b.version, b.position, NULL::bigint AS fault_position

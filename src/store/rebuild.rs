@@ -33,7 +33,7 @@ use sqlx::postgres::PgCopyIn;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::projections::BALANCES;
-use super::rows::{COPY_HEADER, COPY_TRAILER, Table};
+use super::rows::{ATTRIBUTE_COLUMNS, COPY_HEADER, COPY_TRAILER, Table};
 use super::{Error, LedgerId};
 use crate::ledger::Position;
 
@@ -56,6 +56,22 @@ pub struct Rows {
     pub rejections: Vec<u8>,
     pub backdated: Vec<u8>,
     pub metadata: Vec<u8>,
+    /// What has changed of accounts since they were opened.
+    pub attributes: Vec<u8>,
+    pub transaction_accounts: Vec<u8>,
+    pub holds: Changing,
+    pub schedules: Changing,
+    /// All of an account and a limit, where anything is new.
+    pub usage: Vec<u8>,
+}
+
+/// Rows of a table whose rows change.
+#[derive(Debug, Default)]
+pub struct Changing {
+    /// Those that will never change again, each once.
+    pub ended: Vec<u8>,
+    /// Others, as they are now; they may have been written before.
+    pub open: Vec<u8>,
 }
 
 /// How a table is made, as PostgreSQL describes the live one.
@@ -279,8 +295,8 @@ async fn add_days(conn: &mut PgConnection, from: &str, on_conflict: &str) -> Res
     .await
 }
 
-/// Writes rows into fresh tables that have their indexes. Those of `balances`
-/// take the place of older ones. The rows are kept: should the transaction not
+/// Writes rows into fresh tables that have their indexes. Those of tables whose
+/// rows change take the place of older ones. The rows are kept: should the transaction not
 /// commit, they are written again.
 pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
     for (table, rows) in [
@@ -288,10 +304,15 @@ pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
         (Table::Entries, &rows.entries),
         (Table::Rejections, &rows.rejections),
         (Table::TransactionMetadata, &rows.metadata),
+        (Table::TransactionAccounts, &rows.transaction_accounts),
     ] {
         copy_all(conn, &format!("rebuild.{}", table.name()), table.columns(), rows).await?;
     }
     write_backdated(conn, &rows.backdated).await?;
+    write_attributes(conn, &rows.attributes).await?;
+    write_changing(conn, Table::Holds, HOLD_CHANGES, &rows.holds).await?;
+    write_changing(conn, Table::ScheduledTransactions, SCHEDULE_CHANGES, &rows.schedules).await?;
+    write_usage(conn, &rows.usage).await?;
     if rows.balances.is_empty() {
         return Ok(());
     }
@@ -329,6 +350,79 @@ async fn write_backdated(conn: &mut PgConnection, rows: &[u8]) -> Result<(), Err
     let add = "ON CONFLICT (shard, ledger_id, account_id, day) DO UPDATE SET \
                debits = d.debits + EXCLUDED.debits, credits = d.credits + EXCLUDED.credits";
     add_days(conn, "pg_temp.more_backdated", add).await
+}
+
+/// Sets what has changed of accounts that are in their fresh table.
+async fn write_attributes(conn: &mut PgConnection, rows: &[u8]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    run(
+        conn,
+        "CREATE TEMP TABLE IF NOT EXISTS changed_accounts (
+            shard smallint, ledger_id integer, account_id bigint, min_balance numeric, max_balance numeric,
+            status text, metadata jsonb, freeze_scope text, freeze_reason text
+         ) ON COMMIT DELETE ROWS",
+    )
+    .await?;
+    copy_all(conn, "pg_temp.changed_accounts", ATTRIBUTE_COLUMNS, rows).await?;
+    run(
+        conn,
+        "UPDATE rebuild.accounts a
+         SET min_balance = c.min_balance, max_balance = c.max_balance, status = c.status, metadata = c.metadata,
+            freeze_scope = c.freeze_scope, freeze_reason = c.freeze_reason
+         FROM pg_temp.changed_accounts c
+         WHERE a.shard = c.shard AND a.ledger_id = c.ledger_id AND a.account_id = c.account_id",
+    )
+    .await
+}
+
+const HOLD_CHANGES: &str = "state = EXCLUDED.state, remaining = EXCLUDED.remaining, captured = EXCLUDED.captured, \
+                            changed_position = EXCLUDED.changed_position, changed_at = EXCLUDED.changed_at";
+const SCHEDULE_CHANGES: &str = "state = EXCLUDED.state, changed_position = EXCLUDED.changed_position, \
+                                changed_at = EXCLUDED.changed_at";
+
+/// Writes rows by way of a table of their own.
+async fn write_changing(conn: &mut PgConnection, table: Table, changes: &str, rows: &Changing) -> Result<(), Error> {
+    if rows.ended.is_empty() && rows.open.is_empty() {
+        return Ok(());
+    }
+    let (name, columns) = (table.name(), table.columns());
+    let create = format!("CREATE TEMP TABLE IF NOT EXISTS changed_{name} (LIKE public.{name}) ON COMMIT DELETE ROWS");
+    run(conn, &create).await?;
+    for rows in [&rows.ended, &rows.open] {
+        copy_all(conn, &format!("pg_temp.changed_{name}"), columns, rows).await?;
+    }
+    run(
+        conn,
+        &format!(
+            "INSERT INTO rebuild.{name} ({columns}) SELECT {columns} FROM pg_temp.changed_{name}
+             ON CONFLICT (shard, ledger_id, account_id, position) DO UPDATE SET {changes}"
+        ),
+    )
+    .await
+}
+
+/// Writes what limits have counted, in place of what they had.
+async fn write_usage(conn: &mut PgConnection, rows: &[u8]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    run(conn, "CREATE TEMP TABLE IF NOT EXISTS changed_usage (LIKE public.velocity_usage) ON COMMIT DELETE ROWS")
+        .await?;
+    let columns = Table::VelocityUsage.columns();
+    copy_all(conn, "pg_temp.changed_usage", columns, rows).await?;
+    run(
+        conn,
+        &format!(
+            "DELETE FROM rebuild.velocity_usage v
+             USING (SELECT DISTINCT shard, ledger_id, account_id, limit_position FROM pg_temp.changed_usage) AS c
+             WHERE v.shard = c.shard AND v.ledger_id = c.ledger_id AND v.account_id = c.account_id
+                AND v.limit_position = c.limit_position;
+             INSERT INTO rebuild.velocity_usage ({columns}) SELECT {columns} FROM pg_temp.changed_usage"
+        ),
+    )
+    .await
 }
 
 async fn copy_all(conn: &mut PgConnection, target: &str, columns: &str, rows: &[u8]) -> Result<(), Error> {

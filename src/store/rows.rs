@@ -6,13 +6,16 @@
 //! Source: PostgreSQL's manual, COPY, "Binary Format".
 
 use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::numeric::write_binary;
 use super::{LedgerId, Shard};
-use crate::ledger::{AccountId, AccountStatus, Amount, Balance, Limits, Position, Side};
+use crate::ledger::{
+    AccountCode, AccountId, AccountStatus, Amount, AssetCode, Attributes, Balance, HoldState, Limits, Position, Side,
+};
 
 /// What a binary COPY begins with: the signature, no flags, no extension.
 pub const COPY_HEADER: &[u8; 19] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -34,17 +37,25 @@ pub enum Table {
     Rejections,
     Backdated,
     TransactionMetadata,
+    Holds,
+    ScheduledTransactions,
+    TransactionAccounts,
+    VelocityUsage,
     BackdatedDays,
 }
 
 impl Table {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Accounts,
         Self::Balances,
         Self::Entries,
         Self::Rejections,
         Self::Backdated,
         Self::TransactionMetadata,
+        Self::Holds,
+        Self::ScheduledTransactions,
+        Self::TransactionAccounts,
+        Self::VelocityUsage,
         Self::BackdatedDays,
     ];
 
@@ -57,6 +68,10 @@ impl Table {
             Self::Backdated => "backdated",
             Self::BackdatedDays => "backdated_days",
             Self::TransactionMetadata => "transaction_metadata",
+            Self::Holds => "holds",
+            Self::ScheduledTransactions => "scheduled_transactions",
+            Self::TransactionAccounts => "transaction_accounts",
+            Self::VelocityUsage => "velocity_usage",
         }
     }
 
@@ -64,7 +79,8 @@ impl Table {
     pub const fn columns(self) -> &'static str {
         match self {
             Self::Accounts => {
-                "shard, ledger_id, account_id, code, asset, normal_side, min_balance, max_balance, status, metadata, opened_at"
+                "shard, ledger_id, account_id, code, asset, normal_side, min_balance, max_balance, status, metadata, \
+                 opened_at, freeze_scope, freeze_reason"
             }
             Self::Balances => {
                 "shard, ledger_id, account_id, debits_posted, credits_posted, debits_pending, credits_pending, \
@@ -82,6 +98,16 @@ impl Table {
             }
             Self::BackdatedDays => "shard, ledger_id, account_id, day, debits, credits",
             Self::TransactionMetadata => "shard, ledger_id, account_id, position, key, value",
+            Self::Holds => {
+                "shard, ledger_id, account_id, position, transaction_id, from_account, to_account, to_account_id, asset, \
+                 amount, remaining, captured, state, expires_at, reference, authorised_at, changed_position, changed_at"
+            }
+            Self::ScheduledTransactions => {
+                "shard, ledger_id, account_id, position, transaction_id, state, effective_at, reference, recorded_at, \
+                 changed_position, changed_at"
+            }
+            Self::TransactionAccounts => "shard, ledger_id, account_id, position",
+            Self::VelocityUsage => "shard, ledger_id, account_id, limit_position, bucket, count, amount",
         }
     }
 }
@@ -111,7 +137,7 @@ impl Owner {
     }
 }
 
-/// A row of `accounts` whose account is open.
+/// A row of `accounts` as the account was opened.
 #[derive(Clone, Copy, Debug)]
 pub struct AccountRow<'a> {
     pub owner: Owner,
@@ -125,25 +151,39 @@ pub struct AccountRow<'a> {
 
 impl AccountRow<'_> {
     pub fn encode(&self, out: &mut Vec<u8>) {
-        self.owner.write(11, out);
+        self.owner.write(13, out);
         field(out, self.code.as_bytes());
         field(out, self.asset.as_bytes());
         field(out, self.normal.as_str().as_bytes());
-        for bound in [self.limits.min_balance, self.limits.max_balance] {
-            match bound {
-                Some(bound) => amount(out, bound),
-                None => null(out),
-            }
-        }
+        limits(out, &self.limits);
         field(out, AccountStatus::Open.as_str().as_bytes());
-        match self.metadata {
-            Some(json) => sized(out, |out| {
-                out.push(JSONB_VERSION);
-                out.extend_from_slice(json.as_bytes());
-            }),
-            None => null(out),
-        }
+        json_or_null(out, self.metadata);
         time(out, self.opened_at);
+        null(out);
+        null(out);
+    }
+}
+
+/// The columns of `accounts` that may change.
+pub const ATTRIBUTE_COLUMNS: &str =
+    "shard, ledger_id, account_id, min_balance, max_balance, status, metadata, freeze_scope, freeze_reason";
+
+/// Those of one account.
+#[derive(Clone, Copy, Debug)]
+pub struct AttributesRow<'a> {
+    pub owner: Owner,
+    pub attributes: &'a Attributes,
+}
+
+impl AttributesRow<'_> {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(9, out);
+        let Attributes { limits: bounds, metadata, freeze, .. } = self.attributes;
+        limits(out, bounds);
+        field(out, self.attributes.status().as_str().as_bytes());
+        json_or_null(out, metadata.as_deref());
+        text_or_null(out, freeze.as_ref().map(|freeze| freeze.scope.as_str()));
+        text_or_null(out, freeze.as_ref().map(|freeze| &*freeze.reason));
     }
 }
 
@@ -316,6 +356,190 @@ impl fmt::Display for MetadataRow<'_> {
     }
 }
 
+/// A row of `holds`. Its owner is the account that is debited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRow {
+    pub owner: Owner,
+    pub position: Position,
+    pub transaction_id: Uuid,
+    pub from: AccountCode,
+    pub to: AccountCode,
+    pub to_account_id: AccountId,
+    pub asset: AssetCode,
+    pub amount: Amount,
+    pub remaining: Amount,
+    pub captured: Amount,
+    pub state: HoldState,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub reference: Option<Arc<str>>,
+    pub authorised_at: DateTime<Utc>,
+    pub changed_position: Position,
+    pub changed_at: DateTime<Utc>,
+}
+
+impl HoldRow {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(18, out);
+        field(out, &self.position.to_be_bytes());
+        field(out, self.transaction_id.as_bytes());
+        field(out, self.from.as_str().as_bytes());
+        field(out, self.to.as_str().as_bytes());
+        field(out, &self.to_account_id.to_be_bytes());
+        field(out, self.asset.as_str().as_bytes());
+        for part in [self.amount, self.remaining, self.captured] {
+            amount(out, part);
+        }
+        field(out, self.state.as_str().as_bytes());
+        time_or_null(out, self.expires_at);
+        text_or_null(out, self.reference.as_deref());
+        time(out, self.authorised_at);
+        field(out, &self.changed_position.to_be_bytes());
+        time(out, self.changed_at);
+    }
+}
+
+impl fmt::Display for HoldRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, position, transaction_id, from, to, to_account_id, asset, .. } = self;
+        let Self { amount, remaining, captured, state, changed_position, .. } = self;
+        write!(
+            f,
+            "hold at position {position} (shard {}, transaction {transaction_id}): {amount} {asset} from {from} to {to} \
+             (number {to_account_id}), {}, remaining {remaining}, captured {captured}, expires at {:?}, reference {:?}, \
+             authorised at {:?}, changed at position {changed_position} at {:?}",
+            owner.shard,
+            state.as_str(),
+            self.expires_at,
+            self.reference,
+            self.authorised_at,
+            self.changed_at
+        )
+    }
+}
+
+/// What has become of a scheduled transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScheduleState {
+    Scheduled,
+    Posted,
+    Rejected,
+    Cancelled,
+}
+
+impl ScheduleState {
+    pub const ALL: [Self; 4] = [Self::Scheduled, Self::Posted, Self::Rejected, Self::Cancelled];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Posted => "posted",
+            Self::Rejected => "rejected",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// A row of `scheduled_transactions`. Its owner is the account of the first leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleRow {
+    pub owner: Owner,
+    pub position: Position,
+    pub transaction_id: Uuid,
+    pub state: ScheduleState,
+    pub effective_at: DateTime<Utc>,
+    pub reference: Option<Arc<str>>,
+    pub recorded_at: DateTime<Utc>,
+    pub changed_position: Position,
+    pub changed_at: DateTime<Utc>,
+}
+
+impl ScheduleRow {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(11, out);
+        field(out, &self.position.to_be_bytes());
+        field(out, self.transaction_id.as_bytes());
+        field(out, self.state.as_str().as_bytes());
+        time(out, self.effective_at);
+        text_or_null(out, self.reference.as_deref());
+        time(out, self.recorded_at);
+        field(out, &self.changed_position.to_be_bytes());
+        time(out, self.changed_at);
+    }
+}
+
+impl fmt::Display for ScheduleRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, position, transaction_id, state, changed_position, .. } = self;
+        write!(
+            f,
+            "transaction scheduled at position {position} (shard {}, transaction {transaction_id}): {}, effective at \
+             {:?}, reference {:?}, recorded at {:?}, changed at position {changed_position} at {:?}",
+            owner.shard,
+            state.as_str(),
+            self.effective_at,
+            self.reference,
+            self.recorded_at,
+            self.changed_at
+        )
+    }
+}
+
+/// A row of `transaction_accounts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountOfRow {
+    pub owner: Owner,
+    pub position: Position,
+}
+
+impl AccountOfRow {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(4, out);
+        field(out, &self.position.to_be_bytes());
+    }
+}
+
+impl fmt::Display for AccountOfRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "transaction at position {} (shard {})", self.position, self.owner.shard)
+    }
+}
+
+/// A row of `velocity_usage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UsageRow {
+    pub owner: Owner,
+    /// Position of the event that set the limit.
+    pub limit: Position,
+    pub bucket: i64,
+    pub count: u32,
+    pub amount: Amount,
+}
+
+impl UsageRow {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        self.owner.write(7, out);
+        field(out, &self.limit.to_be_bytes());
+        field(out, &self.bucket.to_be_bytes());
+        field(out, &self.count.to_be_bytes());
+        amount(out, self.amount);
+    }
+}
+
+impl fmt::Display for UsageRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { owner, limit, bucket, count, amount } = self;
+        write!(
+            f,
+            "usage of the limit set at position {limit} in the bucket {bucket} (shard {}): {count} legs, {amount} in all",
+            owner.shard
+        )
+    }
+}
+
 pub(super) fn field(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
     out.extend_from_slice(bytes);
@@ -329,6 +553,32 @@ pub(super) fn text_or_null(out: &mut Vec<u8>, text: Option<&str>) {
     match text {
         Some(text) => field(out, text.as_bytes()),
         None => null(out),
+    }
+}
+
+fn time_or_null(out: &mut Vec<u8>, at: Option<DateTime<Utc>>) {
+    match at {
+        Some(at) => time(out, at),
+        None => null(out),
+    }
+}
+
+fn json_or_null(out: &mut Vec<u8>, json: Option<&str>) {
+    match json {
+        Some(json) => sized(out, |out| {
+            out.push(JSONB_VERSION);
+            out.extend_from_slice(json.as_bytes());
+        }),
+        None => null(out),
+    }
+}
+
+fn limits(out: &mut Vec<u8>, limits: &Limits) {
+    for bound in [limits.min_balance, limits.max_balance] {
+        match bound {
+            Some(bound) => amount(out, bound),
+            None => null(out),
+        }
     }
 }
 

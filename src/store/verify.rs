@@ -7,17 +7,22 @@
 //! ended, never underneath it. Nobody else waits for these locks.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, PgConnection};
+use uuid::Uuid;
 
 use super::jsonb::Jsonb;
 use super::projections::BALANCES;
-use super::rows::{BackdatedRow, COPY_HEADER, COPY_TRAILER, EntryRow, MetadataRow, Owner, RejectionRow, Table};
+use super::rows::{
+    AccountOfRow, BackdatedRow, COPY_HEADER, COPY_TRAILER, EntryRow, HoldRow, MetadataRow, Owner, RejectionRow,
+    ScheduleRow, ScheduleState, Table, UsageRow,
+};
 use super::{Error, LedgerId, Shard};
-use crate::ledger::{AccountId, Amount, Position};
+use crate::ledger::{AccountCode, AccountId, Amount, AssetCode, HoldState, Position};
 
 /// Shards that a database may have: where rows are looked for that may be
 /// stored under the wrong one.
@@ -29,8 +34,8 @@ pub async fn begin(conn: &mut PgConnection) -> Result<(), Error> {
         SET search_path = public; \
         BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
         LOCK TABLE ledgers, assets, events, idempotency_keys, checkpoints, projection_faults, \
-            accounts, balances, entries, rejections, backdated, backdated_days, transaction_metadata
-            IN ACCESS SHARE MODE";
+            accounts, balances, entries, rejections, backdated, transaction_metadata, holds, \
+            scheduled_transactions, transaction_accounts, velocity_usage, backdated_days IN ACCESS SHARE MODE";
     sqlx::raw_sql(statements).execute(conn).await?;
     Ok(())
 }
@@ -169,6 +174,8 @@ pub struct StoredAccount {
     pub status: String,
     pub metadata: Option<Jsonb<Box<str>>>,
     pub opened_at: DateTime<Utc>,
+    pub freeze_scope: Option<String>,
+    pub freeze_reason: Option<String>,
 }
 
 pub fn accounts(conn: &mut PgConnection) -> BoxStream<'_, Result<StoredAccount, Error>> {
@@ -176,7 +183,8 @@ pub fn accounts(conn: &mut PgConnection) -> BoxStream<'_, Result<StoredAccount, 
         StoredAccount,
         r#"
         SELECT shard, ledger_id, account_id, code, asset, normal_side, min_balance AS "min_balance: Amount",
-               max_balance AS "max_balance: Amount", status, metadata AS "metadata: Jsonb<Box<str>>", opened_at
+               max_balance AS "max_balance: Amount", status, metadata AS "metadata: Jsonb<Box<str>>", opened_at,
+               freeze_scope, freeze_reason
         FROM accounts
         "#
     )
@@ -373,6 +381,169 @@ pub async fn backdated_of_account(
             })
         })
         .collect())
+}
+
+/// The same of `transaction_accounts`, by position and shard.
+pub async fn transactions_of_account(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    account_id: AccountId,
+    after: (i64, i16),
+    limit: i64,
+) -> Result<Vec<Line>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT shard, position FROM transaction_accounts
+        WHERE shard = ANY($1) AND ledger_id = $2 AND account_id = $3 AND position >= $4
+            AND (position, shard) > ($4, $5)
+        ORDER BY position, shard
+        LIMIT $6
+        "#,
+        &SHARDS.collect::<Vec<_>>(),
+        ledger_id,
+        account_id as i64,
+        after.0,
+        after.1,
+        limit
+    )
+    .fetch_all(conn)
+    .await?;
+    let line = |shard, position| {
+        let row = AccountOfRow { owner: Owner { shard, ledger_id, account_id }, position: position as Position };
+        Line { key: (position, shard), text: row.to_string() }
+    };
+    Ok(rows.into_iter().map(|row| line(row.shard, row.position)).collect())
+}
+
+/// All rows of one account in `holds`, `scheduled_transactions` or `velocity_usage`,
+/// in words, by their keys; none of another table.
+pub async fn standing_of_account(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    account_id: AccountId,
+    table: Table,
+) -> Result<Vec<String>, Error> {
+    let id = account_id as i64;
+    let shards: Vec<Shard> = SHARDS.collect();
+    match table {
+        Table::Holds => holds_of_account(conn, ledger_id, account_id, &shards).await,
+        Table::ScheduledTransactions => {
+            let rows = sqlx::query!(
+                r#"
+                SELECT shard, position, transaction_id, state, effective_at, reference, recorded_at,
+                       changed_position, changed_at
+                FROM scheduled_transactions
+                WHERE shard = ANY($1) AND ledger_id = $2 AND account_id = $3
+                ORDER BY position, shard
+                "#,
+                &shards,
+                ledger_id,
+                id
+            )
+            .fetch_all(conn)
+            .await?;
+            let text = |row: ScheduleRow| row.to_string();
+            let rows = rows.into_iter().map(|row| {
+                Ok(text(ScheduleRow {
+                    owner: Owner { shard: row.shard, ledger_id, account_id },
+                    position: row.position as Position,
+                    transaction_id: row.transaction_id,
+                    state: ScheduleState::parse(&row.state).ok_or_else(|| unreadable(row.position, "state"))?,
+                    effective_at: row.effective_at,
+                    reference: row.reference.map(Arc::from),
+                    recorded_at: row.recorded_at,
+                    changed_position: row.changed_position as Position,
+                    changed_at: row.changed_at,
+                }))
+            });
+            rows.collect()
+        }
+        Table::VelocityUsage => {
+            let rows = sqlx::query!(
+                r#"
+                SELECT shard, limit_position, bucket, count, amount AS "amount: Amount"
+                FROM velocity_usage
+                WHERE shard = ANY($1) AND ledger_id = $2 AND account_id = $3
+                ORDER BY limit_position, bucket, shard
+                "#,
+                &shards,
+                ledger_id,
+                id
+            )
+            .fetch_all(conn)
+            .await?;
+            let rows = rows.into_iter().map(|row| UsageRow {
+                owner: Owner { shard: row.shard, ledger_id, account_id },
+                limit: row.limit_position as Position,
+                bucket: row.bucket,
+                count: row.count as u32,
+                amount: row.amount,
+            });
+            Ok(rows.map(|row| row.to_string()).collect())
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+async fn holds_of_account(
+    conn: &mut PgConnection,
+    ledger_id: LedgerId,
+    account_id: AccountId,
+    shards: &[Shard],
+) -> Result<Vec<String>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT shard, position, transaction_id, from_account, to_account, to_account_id, asset,
+               amount AS "amount: Amount", remaining AS "remaining: Amount", captured AS "captured: Amount",
+               state, expires_at, reference, authorised_at, changed_position, changed_at
+        FROM holds
+        WHERE shard = ANY($1) AND ledger_id = $2 AND account_id = $3
+        ORDER BY position, shard
+        "#,
+        shards,
+        ledger_id,
+        account_id as i64
+    )
+    .fetch_all(conn)
+    .await?;
+    let rows = rows.into_iter().map(|row| {
+        let invalid = |what| unreadable(row.position, what);
+        let row = HoldRow {
+            owner: Owner { shard: row.shard, ledger_id, account_id },
+            position: row.position as Position,
+            transaction_id: row.transaction_id,
+            from: AccountCode::new(&row.from_account).map_err(|_| invalid("account"))?,
+            to: AccountCode::new(&row.to_account).map_err(|_| invalid("account"))?,
+            to_account_id: row.to_account_id as AccountId,
+            asset: AssetCode::new(&row.asset).map_err(|_| invalid("asset"))?,
+            amount: row.amount,
+            remaining: row.remaining,
+            captured: row.captured,
+            state: HoldState::parse(&row.state).ok_or_else(|| invalid("state"))?,
+            expires_at: row.expires_at,
+            reference: row.reference.map(Arc::from),
+            authorised_at: row.authorised_at,
+            changed_position: row.changed_position as Position,
+            changed_at: row.changed_at,
+        };
+        Ok(row.to_string())
+    });
+    rows.collect()
+}
+
+fn unreadable(position: i64, what: &str) -> Error {
+    Error::Corrupt { position: position as Position, detail: format!("the {what} of its row is invalid") }
+}
+
+/// Where transactions were posted, those of them that were.
+pub async fn posted_at(conn: &mut PgConnection, ledger_id: LedgerId, ids: &[Uuid]) -> Result<Vec<i64>, Error> {
+    Ok(sqlx::query_scalar!(
+        "SELECT position FROM events WHERE ledger_id = $1 AND transaction_id = ANY($2) AND type = 'transaction_posted'",
+        ledger_id,
+        ids
+    )
+    .fetch_all(conn)
+    .await?)
 }
 
 /// A day of an account that is not what its back-dated legs amount to.

@@ -25,6 +25,8 @@ pub const FENCED: &str = "steelyard_fenced_writes_total";
 pub const REPLAYS: &str = "steelyard_idempotent_replays_total";
 /// Batches rolled back in memory and decided again, by reason.
 pub const REDECIDED: &str = "steelyard_batches_redecided_total";
+/// Holds and scheduled transactions that are due and could not be settled.
+pub const DUE_SET_ASIDE: &str = "steelyard_due_set_aside_total";
 /// Accounts held in memory.
 pub const ACCOUNTS_IN_MEMORY: &str = "steelyard_accounts_in_memory";
 /// Accounts read from the database because memory did not hold them.
@@ -67,7 +69,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe();
     // There from the start, so that a rate sees the first one.
-    for name in [REPLAYS, ACCOUNTS_PREFETCHED, FORWARD_FAILURES] {
+    for name in [REPLAYS, ACCOUNTS_PREFETCHED, FORWARD_FAILURES, DUE_SET_ASIDE] {
         counter!(name).absolute(0);
     }
     for write in ["append", "flush"] {
@@ -94,6 +96,7 @@ fn describe() {
     describe_counter!(FENCED, Unit::Count, "Writes that a newer epoch refused");
     describe_counter!(REPLAYS, Unit::Count, "Requests answered from what their idempotency key did before");
     describe_counter!(REDECIDED, Unit::Count, "Batches rolled back in memory and decided again, by reason");
+    describe_counter!(DUE_SET_ASIDE, Unit::Count, "Due transactions that could not be settled and are left alone");
     describe_gauge!(ACCOUNTS_IN_MEMORY, Unit::Count, "Accounts held in memory, per ledger");
     describe_counter!(ACCOUNTS_PREFETCHED, Unit::Count, "Accounts read from the database on demand");
     describe_gauge!(LOG_HEAD, Unit::Count, "Position of the last committed event, per ledger");

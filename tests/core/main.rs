@@ -17,4 +17,5 @@ mod properties;
 mod run;
 mod scenario;
 mod states;
+mod velocity;
 mod verdict;

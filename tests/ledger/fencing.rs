@@ -2,7 +2,7 @@
 
 use sqlx::PgExecutor;
 use steelyard::ledger::decide::event;
-use steelyard::ledger::{AccountCode, AssetCode, Command, Fact, Limits, Moment, OpenAccount, Position, Side};
+use steelyard::ledger::{AccountCode, AssetCode, Book, Command, Fact, Limits, Moment, OpenAccount, Position, Side};
 use steelyard::projector::fold::Fold;
 use steelyard::sequencer::Outcome;
 use steelyard::store::claims::{self, Unit};
@@ -22,8 +22,9 @@ fn account_opened(position: u64) -> events_::Event {
     let command = Command::OpenAccount(OpenAccount {
         code: code("x"),
         asset: eur(),
-        normal: Side::Credit,
-        limits: Limits::default(),
+        normal: None,
+        min_balance: Some(None),
+        max_balance: None,
         metadata: None,
     });
     let fact = Fact::AccountOpened {
@@ -34,7 +35,7 @@ fn account_opened(position: u64) -> events_::Event {
         metadata: None,
     };
     let recorded_at = chrono::DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-    event(&command, fact, None, &Moment { position, recorded_at, transaction_id: uuid::Uuid::nil() })
+    event(&Book::default(), &command, fact, None, &Moment { position, recorded_at, transaction_id: uuid::Uuid::nil() })
 }
 
 mod events_ {

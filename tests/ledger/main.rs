@@ -1,6 +1,7 @@
 //! The sequencer, the store and the claims on a real PostgreSQL.
 
 mod codec;
+mod due;
 mod fencing;
 mod keys;
 mod load;
@@ -14,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::smallvec;
-use steelyard::clock::SystemClock;
+use steelyard::clock::{Clock, SystemClock};
 use steelyard::cluster::{Ledger, Status, Worker, worker};
-use steelyard::ledger::{AccountCode, Amount, AssetCode, Command, Limits, OpenAccount, Side, TransactionRequest};
+use steelyard::ledger::{AccountCode, Amount, AssetCode, Command, OpenAccount, TransactionRequest};
 use steelyard::sequencer::{Answer, Item, Key, Unavailable, Work};
 use steelyard::store::{Database, keys as store_keys};
 use tokio::time::Instant;
@@ -26,13 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A worker on a database of its own, serving.
 async fn worker(url: &str) -> Worker {
+    worker_with(url, Arc::new(SystemClock), 50_000).await
+}
+
+/// The same by another clock, and with fewer accounts in memory.
+async fn worker_with(url: &str, clock: Arc<dyn Clock>, accounts_max: usize) -> Worker {
     let database = Database::new(url).expect("a URL");
-    let worker = Worker::start(worker::Options {
-        accounts_max: 50_000,
-        ..worker::Options::new(database, "http://127.0.0.1:0".to_owned(), Arc::new(SystemClock))
-    })
-    .await
-    .expect("the worker starts");
+    let options = worker::Options::new(database, "http://127.0.0.1:0".to_owned(), clock);
+    let worker = Worker::start(worker::Options { accounts_max, ..options }).await.expect("the worker starts");
     serving(&worker).await;
     worker
 }
@@ -63,8 +65,9 @@ fn open(name: &str, floor: Option<Amount>) -> Item {
     let command = Command::OpenAccount(OpenAccount {
         code: code(name),
         asset: eur(),
-        normal: Side::Credit,
-        limits: Limits { min_balance: floor, max_balance: None },
+        normal: None,
+        min_balance: Some(floor),
+        max_balance: None,
         metadata: None,
     });
     Item { command, key: None }

@@ -3,18 +3,19 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::super::body;
 use super::super::idempotency::{self, Route};
-use super::super::problem::{Code, FieldError, Problem};
-use super::super::routes::{accounts, payments};
-use super::super::wire::{self, AccountInput, AmountInput, PaymentInput};
+use super::super::problem::{Code, FieldError, Problem, Shape};
+use super::super::requests::{self, LegInput, PaymentInput, RateInput, TransactionInput};
+use super::super::routes::accounts;
+use super::super::wire::{self, AccountInput, AmountInput, Object};
 use super::csv;
-use crate::ledger::{Command, Side};
+use crate::ledger::{Command, Side, TransactionRequest};
 use crate::sequencer::Item;
 
 /// A text that is borrowed from the line where it has no escapes.
@@ -77,6 +78,8 @@ fields! {
     Amount "amount"
     Side "side"
     Equity "equity"
+    Legs "legs"
+    Rates "rates"
     EffectiveAt "effective_at"
     Reference "reference"
     Description "description"
@@ -100,6 +103,8 @@ const ACCOUNT: u32 = ACCOUNT_NEEDED
     | set(&[Field::Type, Field::Key, Field::Normal, Field::MinBalance, Field::MaxBalance, Field::Metadata]);
 const PAYMENT_NEEDED: u32 = set(&[Field::From, Field::To, Field::Amount, Field::Asset]);
 const PAYMENT: u32 = PAYMENT_NEEDED | NOTES;
+const TRANSACTION_NEEDED: u32 = set(&[Field::Legs]);
+const TRANSACTION: u32 = TRANSACTION_NEEDED | NOTES | set(&[Field::Rates]);
 const OPENING_NEEDED: u32 = set(&[Field::Account, Field::Amount, Field::Asset]);
 const OPENING: u32 = OPENING_NEEDED | NOTES | set(&[Field::Side, Field::Equity]);
 
@@ -122,7 +127,8 @@ pub struct Line<'a> {
     normal: Option<Text<'a>>,
     #[serde(deserialize_with = "wire::present")]
     min_balance: Option<Option<AmountInput>>,
-    max_balance: Option<AmountInput>,
+    #[serde(deserialize_with = "wire::present")]
+    max_balance: Option<Option<AmountInput>>,
     #[serde(borrow)]
     from: Option<Text<'a>>,
     #[serde(borrow)]
@@ -132,6 +138,10 @@ pub struct Line<'a> {
     side: Option<Text<'a>>,
     #[serde(borrow)]
     equity: Option<Text<'a>>,
+    #[serde(borrow)]
+    legs: Option<Vec<Object<LegInput<'a>>>>,
+    #[serde(borrow)]
+    rates: Option<Vec<Object<RateInput<'a>>>>,
     #[serde(borrow)]
     effective_at: Option<Text<'a>>,
     #[serde(borrow)]
@@ -176,6 +186,7 @@ impl Columns {
 pub enum Kind {
     Account,
     Payment,
+    Transaction,
     /// Which side of the transaction the account is on.
     OpeningBalance(Side),
 }
@@ -246,14 +257,17 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
     let amount = |field: Field| text(field).map(|text| AmountInput(text.0.parse()));
     // `none` is what null is in JSON: an empty field has the default.
     let bound = |field: Field| text(field).map(|text| (text.0 != "none").then(|| AmountInput(text.0.parse())));
+    let refused =
+        |problem| Refused { key: text(Field::Key).map(|text| text.0.into_owned()), problem, malformed: false };
     let metadata = match &*values[Field::Metadata as usize] {
         "" => None,
-        json => Some(serde_json::from_str::<&RawValue>(json).map_err(|_| Refused {
-            key: text(Field::Key).map(|text| text.0.into_owned()),
-            problem: Problem::invalid("/metadata", "expected a JSON object"),
-            malformed: false,
-        })?),
+        json => Some(
+            serde_json::from_str::<&RawValue>(json)
+                .map_err(|_| refused(Problem::invalid("/metadata", "expected a JSON object")))?,
+        ),
     };
+    let legs = array(&values[Field::Legs as usize], "/legs").map_err(refused)?;
+    let rates = array(&values[Field::Rates as usize], "/rates").map_err(refused)?;
     let line = Line {
         r#type: text(Field::Type),
         key: text(Field::Key),
@@ -262,18 +276,28 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
         asset: text(Field::Asset),
         normal: text(Field::Normal),
         min_balance: bound(Field::MinBalance),
-        max_balance: bound(Field::MaxBalance).flatten(),
+        max_balance: bound(Field::MaxBalance),
         from: text(Field::From),
         to: text(Field::To),
         amount: amount(Field::Amount),
         side: text(Field::Side),
         equity: text(Field::Equity),
+        legs,
+        rates,
         effective_at: text(Field::EffectiveAt),
         reference: text(Field::Reference),
         description: text(Field::Description),
         metadata,
     };
     line.into_item(number, defaults)
+}
+
+/// The JSON array in a field of CSV, if the field is not empty.
+fn array<'a, T: Deserialize<'a>>(json: &'a str, pointer: &str) -> Result<Option<T>, Problem> {
+    match json {
+        "" => Ok(None),
+        json => body::parse_at(json.as_bytes(), pointer).map(Some),
+    }
 }
 
 impl<'a> Line<'a> {
@@ -290,7 +314,11 @@ impl<'a> Line<'a> {
         match self.r#type.as_ref().map(|text| &*text.0) {
             None | Some("payment") => {
                 self.check("a payment", PAYMENT_NEEDED, PAYMENT)?;
-                self.transaction(Kind::Payment, key, defaults)
+                self.payment(Kind::Payment, key, defaults)
+            }
+            Some("transaction") => {
+                self.check("a transaction", TRANSACTION_NEEDED, TRANSACTION)?;
+                self.transaction(key, defaults)
             }
             Some("account") => {
                 self.check("an account", ACCOUNT_NEEDED, ACCOUNT)?;
@@ -300,7 +328,9 @@ impl<'a> Line<'a> {
                 self.check("an opening balance", OPENING_NEEDED, OPENING)?;
                 self.opening_balance(key, defaults)
             }
-            Some(_) => Err(Problem::invalid("/type", "expected one of: payment, account, opening_balance")),
+            Some(_) => {
+                Err(Problem::invalid("/type", "expected one of: payment, transaction, account, opening_balance"))
+            }
         }
     }
 
@@ -320,6 +350,8 @@ impl<'a> Line<'a> {
             | bit(Field::Amount, self.amount.is_some())
             | bit(Field::Side, self.side.is_some())
             | bit(Field::Equity, self.equity.is_some())
+            | bit(Field::Legs, self.legs.is_some())
+            | bit(Field::Rates, self.rates.is_some())
             | bit(Field::EffectiveAt, self.effective_at.is_some())
             | bit(Field::Reference, self.reference.is_some())
             | bit(Field::Description, self.description.is_some())
@@ -372,41 +404,77 @@ impl<'a> Line<'a> {
             Side::Credit => (Some(equity), Some(account)),
             Side::Debit => (Some(account), Some(equity)),
         };
-        self.transaction(Kind::OpeningBalance(side), key, defaults)
+        self.payment(Kind::OpeningBalance(side), key, defaults)
     }
 
-    fn transaction(self, kind: Kind, key: Option<&str>, defaults: &Defaults) -> Result<(Kind, Item), Problem> {
-        let key = match key {
-            None => {
-                let detail = "every line has a key of its own, or the import an id (?id=)";
-                return Err(Problem::new(Code::IdempotencyKeyMissing, detail).at("/key"));
-            }
-            Some(key) if !idempotency::is_valid(key) => {
-                return Err(Problem::invalid("/key", "an idempotency key has 1 to 255 visible ASCII characters"));
-            }
-            Some(key) => key,
-        };
-        let effective_at = self.effective_at.as_ref().map(|text| effective_at(&text.0, defaults.now)).transpose();
-        let effective_at = effective_at.map_err(|detail| Problem::invalid("/effective_at", detail))?;
+    fn payment(self, kind: Kind, key: Option<&str>, defaults: &Defaults) -> Result<(Kind, Item), Problem> {
         let text = |text: Option<Text<'a>>| text.unwrap_or_default().0;
-        let amount = self.amount.unwrap_or(AmountInput(Err(crate::ledger::amount::ParseAmountError::NotAnInteger)));
         let input = PaymentInput {
             from: text(self.from),
             to: text(self.to),
-            amount,
+            amount: self.amount.unwrap_or(AmountInput(Err(crate::ledger::amount::ParseAmountError::NotAnInteger))),
             asset: text(self.asset),
             reference: self.reference.map(|text| text.0),
             description: self.description.map(|text| text.0),
             metadata: self.metadata,
+            effective_at: self.effective_at.map(|text| text.0),
+            capture: None,
+            expires_at: None,
+            expires_in_s: None,
         };
-        let mut request = payments::transaction(input).map_err(|errors| kind.pointing(Problem::validation(errors)))?;
-        request.effective_at = effective_at;
-        let key = idempotency::key(key, Route::ImportLine, [&request]);
-        Ok((kind, Item { command: Command::Transact(request), key: Some(key) }))
+        item(kind, key, requests::payment(input), defaults)
+    }
+
+    fn transaction(self, key: Option<&str>, defaults: &Defaults) -> Result<(Kind, Item), Problem> {
+        let input = TransactionInput {
+            legs: self.legs.unwrap_or_default(),
+            rates: self.rates,
+            reference: self.reference.map(|text| text.0),
+            description: self.description.map(|text| text.0),
+            metadata: self.metadata,
+            effective_at: self.effective_at.map(|text| text.0),
+        };
+        item(Kind::Transaction, key, requests::transaction(input), defaults)
     }
 }
 
+/// The command of a line with its key. What lies in the future is refused: an
+/// import records what has happened.
+fn item(
+    kind: Kind,
+    key: Option<&str>,
+    request: Result<TransactionRequest, Vec<FieldError>>,
+    defaults: &Defaults,
+) -> Result<(Kind, Item), Problem> {
+    let key = match key {
+        None => {
+            let detail = "every line has a key of its own, or the import an id (?id=)";
+            return Err(Problem::new(Code::IdempotencyKeyMissing, detail).at("/key"));
+        }
+        Some(key) if !idempotency::is_valid(key) => {
+            return Err(Problem::invalid("/key", "an idempotency key has 1 to 255 visible ASCII characters"));
+        }
+        Some(key) => key,
+    };
+    let request = request.map_err(|errors| kind.pointing(Problem::validation(errors)))?;
+    if request.effective_at.is_some_and(|time| time > defaults.now) {
+        let detail = "an import records what has happened: this lies in the future";
+        return Err(Problem::invalid("/effective_at", detail));
+    }
+    let command = Command::Transact(request);
+    let key = idempotency::key(key, Route::ImportLine, [&command]);
+    Ok((kind, Item { command, key: Some(key) }))
+}
+
 impl Kind {
+    /// How a line of this kind names accounts.
+    pub const fn shape(self) -> Shape {
+        match self {
+            Self::Transaction => Shape::Legs,
+            Self::Account | Self::Payment | Self::OpeningBalance(_) => Shape::Payment,
+        }
+    }
+
     /// A problem of a transaction, at the fields that this kind of line has for its legs.
     pub fn pointing(self, mut problem: Problem) -> Problem {
         let Self::OpeningBalance(side) = self else { return problem };
@@ -422,26 +490,10 @@ impl Kind {
     }
 }
 
-/// A time of the past, in microseconds; a date is its first moment in UTC.
-fn effective_at(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, &'static str> {
-    let time = match DateTime::parse_from_rfc3339(text) {
-        Ok(time) => time.with_timezone(&Utc),
-        Err(_) => text
-            .parse::<NaiveDate>()
-            .map_err(|_| "expected a time such as 2026-01-31T12:00:00Z, or a date")?
-            .and_time(NaiveTime::MIN)
-            .and_utc(),
-    };
-    if time > now {
-        return Err("an import records what has happened: this lies in the future");
-    }
-    DateTime::from_timestamp_micros(time.timestamp_micros()).ok_or("this lies too far in the past")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::{Amount, TransactionRequest};
+    use crate::ledger::Amount;
 
     fn defaults() -> Defaults {
         let now = "2026-11-24T12:00:00Z".parse().unwrap();

@@ -49,7 +49,7 @@ use super::access::EndsWithItsKey;
 use super::body::discard;
 use super::params::{InPath, InQuery};
 use super::problem::{self, Code, Problem};
-use super::routes::payments::{LAG_EVENTS_MAX, known, rejection};
+use super::routes::submission::{LAG_EVENTS_MAX, known, rejection};
 use super::routes::{account_code_in, ledger};
 use super::{SharedApp, idempotency};
 use crate::cluster::{Ledger, Status};
@@ -591,13 +591,15 @@ impl Import {
                     counts.replayed += 1;
                     continue;
                 }
-                Outcome::Refused { refusal, .. } => (Err(Problem::refused(refusal, "", answer.position)), false),
+                Outcome::Refused { refusal, .. } => {
+                    (Err(Problem::refused(refusal, kind.shape(), "", answer.position)), false)
+                }
                 Outcome::Account(_) | Outcome::Head => return Err(no_outcome()),
             };
             let declined = match event {
                 Ok(event) => match &event.fact {
                     Fact::TransactionPosted(_) | Fact::AccountOpened { .. } => None,
-                    _ => Some(rejection(event)),
+                    _ => Some(rejection(event, "")),
                 },
                 Err(problem) => Some(problem),
             };

@@ -4,7 +4,9 @@
 //! here they become one document. A test holds the table against the router's,
 //! and the tests of the API hold every answer against the document.
 
+mod money;
 mod operations;
+mod rules;
 mod schemas;
 
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::access;
 use super::problem::Code;
 use super::router::asset;
-use operations::{Answer, OPERATIONS, Operation, Parameter};
+use operations::{Answer, Operation, Parameter};
 
 static DOCUMENT: LazyLock<Vec<u8>> = LazyLock::new(|| serde_json::to_vec(&build()).unwrap_or_default());
 
@@ -68,7 +70,7 @@ An event-sourced payments ledger: every payment is one event in a gapless log, a
 requests. **Times** are RFC 3339 in UTC with microseconds. **Fields that are not described here are refused**, so that \
 a misspelt one is no silent gap.
 
-**Exactly once.** `POST /payments` takes an `Idempotency-Key`: the same key and the same request give the same answer \
+**Exactly once.** Every POST that moves money takes an `Idempotency-Key`: the same key and the same request give the same answer \
 for ever, with `Idempotent-Replayed: true`; the same key with another request is `idempotency_key_reused`. A request \
 that was malformed, or found the ledger unavailable, leaves its key free.
 
@@ -79,18 +81,34 @@ reflects, on problems too where the ledger had a say in it. Without a sequencer 
 `unavailable` after two seconds.
 
 **API keys** are sent as `Authorization: Bearer` and the key. A key has a role: `read` looks at everything below \
-`/v1`, `submit` also pays, opens accounts and imports, `admin` also creates ledgers and defines assets; and it may be good for one \
-ledger only, with nothing beyond that ledger's paths. A server that only its own machine reaches asks for none until the first \
-one is made.
+`/v1`, `submit` also pays, opens accounts and imports, `admin` also changes accounts that are there, sets rules, closes \
+periods, creates ledgers and defines assets; and it may be good for one ledger only, with nothing beyond that ledger's \
+paths. A server that only its own machine reaches asks for none until the first one is made.
 
 **Problems** are `application/problem+json` (RFC 9457). Besides those listed with each route, an unknown route is 404 \
 `not_found`, and a known one with another method is 405 `method_not_allowed` with `Allow`. HEAD is answered like GET, \
 without a body. What is not HTTP is answered with a status of the 400s and no body, and the connection ends.";
 
+/// Every route, a table per part of the API.
+const TABLES: [&[Operation]; 3] = [operations::OPERATIONS, money::OPERATIONS, rules::OPERATIONS];
+
+fn every_operation() -> impl Iterator<Item = &'static Operation> {
+    TABLES.into_iter().flatten()
+}
+
+/// The members of several objects in one.
+fn merged(parts: impl IntoIterator<Item = Value>) -> Value {
+    let members = parts.into_iter().filter_map(|part| match part {
+        Value::Object(members) => Some(members),
+        _ => None,
+    });
+    Value::Object(members.flatten().collect())
+}
+
 /// The whole document.
 pub fn build() -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-    for operation in OPERATIONS {
+    for operation in every_operation() {
         paths.entry(operation.path).or_default().insert(operation.method.to_owned(), describe(operation));
     }
     json!({
@@ -108,7 +126,7 @@ pub fn build() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas::all(),
-            "parameters": operations::parameters(),
+            "parameters": merged([operations::parameters(), rules::parameters()]),
             "headers": headers(),
             "securitySchemes": {
                 "ApiKey": {
@@ -278,9 +296,9 @@ mod tests {
     #[test]
     fn every_route_is_described_and_every_description_is_of_a_route() {
         let served: BTreeSet<_> = routes().iter().map(|route| (route.path, route.method)).collect();
-        let described: BTreeSet<_> = OPERATIONS.iter().map(|operation| (operation.path, operation.method)).collect();
+        let described: BTreeSet<_> = every_operation().map(|operation| (operation.path, operation.method)).collect();
         assert_eq!(served, described);
-        assert_eq!(served.len(), OPERATIONS.len(), "nothing is described twice");
+        assert_eq!(served.len(), every_operation().count(), "nothing is described twice");
     }
 
     #[test]
@@ -289,8 +307,8 @@ mod tests {
         for code in Code::ALL {
             assert!(text.contains(&format!("- `{}`: ", code.as_str())), "{}", code.as_str());
         }
-        let ids: BTreeSet<_> = OPERATIONS.iter().map(|operation| operation.id).collect();
-        assert_eq!(ids.len(), OPERATIONS.len());
+        let ids: BTreeSet<_> = every_operation().map(|operation| operation.id).collect();
+        assert_eq!(ids.len(), every_operation().count());
     }
 
     #[test]
@@ -313,7 +331,7 @@ mod tests {
     #[test]
     fn parameters_in_paths_are_described() {
         let document = build();
-        for operation in OPERATIONS {
+        for operation in every_operation() {
             let described: BTreeSet<String> = operation
                 .parameters
                 .iter()

@@ -6,7 +6,9 @@ use super::super::filters::METADATA_PAIRS_MAX;
 use super::super::params::{PAGE_DEFAULT, PAGE_MAX};
 use super::super::problem::Code::{self, *};
 use super::super::search::EXAMINED_MAX;
-use super::super::wire::TRANSACTION_STATUSES;
+use super::super::story::TRANSACTION_STATUSES;
+use super::money::TRANSACT;
+use crate::ledger::Kind;
 use crate::metadata::SEARCHABLE_BYTES_MAX;
 
 pub struct Operation {
@@ -43,7 +45,8 @@ pub struct Answer {
 pub const TAGS: &[(&str, &str)] = &[
     ("Payments", "Moving money, exactly once."),
     ("Accounts", "Accounts, their balances and their statements."),
-    ("Transactions", "What was posted or rejected, found by what is known of it."),
+    ("Transactions", "Several legs at once, what is taken back, and what was recorded, found by what is known of it."),
+    ("Rules", "What accounts begin with, how fast money may move, and which periods are closed."),
     ("Ledgers", "Books with a log of their own, and their assets. The ledger `main` always exists."),
     ("Bulk", "Files of many lines, in and out."),
     ("Events", "The log itself."),
@@ -58,46 +61,33 @@ pub const GUARDED: &[Code] = &[Unauthenticated, Forbidden, Unavailable];
 const _: () = assert!(EXAMINED_MAX == 20_000);
 
 /// Any route: a defect of ours.
-const ANY: &[Code] = &[InternalError];
+pub(super) const ANY: &[Code] = &[InternalError];
 /// A parameter in the path, which may not be UTF-8.
 const PATH: &[Code] = &[MalformedRequest];
 /// A ledger in the path.
-const LEDGER: &[Code] = &[MalformedRequest, LedgerNotFound, ValidationFailed, Unavailable];
-const BODY: &[Code] =
+pub(super) const LEDGER: &[Code] = &[MalformedRequest, LedgerNotFound, ValidationFailed, Unavailable];
+pub(super) const BODY: &[Code] =
     &[MalformedJson, MalformedRequest, RequestTimeout, BodyTooLarge, UnsupportedMediaType, ValidationFailed];
 /// What goes through the ledger's sequencer, to be recorded.
-const WRITE: &[Code] = &[Overloaded, Unavailable, OutcomeUnknown];
+pub(super) const WRITE: &[Code] = &[Overloaded, Unavailable, OutcomeUnknown];
 /// What asks the ledger's sequencer.
-const SEQUENCED: &[Code] = &[Overloaded, Unavailable, ProjectionBehind];
+pub(super) const SEQUENCED: &[Code] = &[Overloaded, Unavailable, ProjectionBehind];
 /// What reads the database.
-const READ: &[Code] = &[ValidationFailed, Unavailable];
+pub(super) const READ: &[Code] = &[ValidationFailed, Unavailable];
 /// What waits for a position.
-const POSITION: &[Code] = &[ProjectionBehind];
-const PAYMENT: &[Code] = &[
-    IdempotencyKeyMissing,
-    IdempotencyKeyInvalid,
-    AccountNotFound,
-    SameAccount,
-    AssetMismatch,
-    IdempotencyKeyReused,
-    AccountClosed,
-    AccountFrozen,
-    InsufficientFunds,
-    BalanceLimitExceeded,
-];
-
-const LEDGER_IN_PATH: Parameter = Parameter::Shared("ledger");
-const LIMIT: Parameter = Parameter::Shared("limit");
+pub(super) const POSITION: &[Code] = &[ProjectionBehind];
+pub(super) const LEDGER_IN_PATH: Parameter = Parameter::Shared("ledger");
+pub(super) const LIMIT: Parameter = Parameter::Shared("limit");
 const AS_OF: Parameter = Parameter::Shared("as_of");
 const AS_OF_POSITION: Parameter = Parameter::Shared("as_of_position");
-const CONSISTENCY: Parameter = Parameter::Shared("consistency");
-const MIN_POSITION: Parameter = Parameter::Shared("min_position");
-const CURSOR: Parameter = Parameter::After("`next` of the page before: opaque, and of this list only.");
+pub(super) const CONSISTENCY: Parameter = Parameter::Shared("consistency");
+pub(super) const MIN_POSITION: Parameter = Parameter::Shared("min_position");
+pub(super) const CURSOR: Parameter = Parameter::After("`next` of the page before: opaque, and of this list only.");
 
-const AT_POSITION: &[&str] = &["Ledger-Position"];
-const REPLAYABLE: &[&str] = &["Ledger-Position", "Idempotent-Replayed"];
+pub(super) const AT_POSITION: &[&str] = &["Ledger-Position"];
+pub(super) const REPLAYABLE: &[&str] = &["Ledger-Position", "Idempotent-Replayed"];
 
-const fn json_answer(
+pub(super) const fn json_answer(
     status: u16,
     description: &'static str,
     schema: &'static str,
@@ -125,14 +115,21 @@ pub const OPERATIONS: &[Operation] = &[
         id: "pay",
         tag: "Payments",
         summary: "Pay",
-        description: "Debits `from` and credits `to`, or records why not. When several reasons apply, the first in \
-                      this order is given: `validation_failed`, `same_account`, `account_not_found`, \
-                      `asset_mismatch`, `account_closed`, `account_frozen`, `insufficient_funds`, \
-                      `balance_limit_exceeded`; the last four are recorded, with `transaction_id` and `position`.",
+        description: "Debits `from` and credits `to`, or records why not. With `\"capture\": \"manual\"` it only \
+                      reserves the funds; with an `effective_at` in the future it is scheduled, and decided then. When \
+                      several reasons apply, the first in this order is given: `validation_failed`, `same_account`, \
+                      `account_not_found`, `asset_mismatch`, `period_closed`, `account_closed`, `account_frozen`, \
+                      `velocity_limit_exceeded`, `insufficient_funds`, `balance_limit_exceeded`; the last six are \
+                      recorded, with `transaction_id` and `position`.",
         parameters: &[LEDGER_IN_PATH, Parameter::Shared("Idempotency-Key")],
         body: Some("PaymentRequest"),
-        answers: &[json_answer(201, "The payment is posted and durable.", "Payment", REPLAYABLE)],
-        problems: &[ANY, LEDGER, BODY, WRITE, PAYMENT],
+        answers: &[json_answer(
+            201,
+            "It is posted, authorised or scheduled, and durable.",
+            "PaymentAnswer",
+            REPLAYABLE,
+        )],
+        problems: &[ANY, LEDGER, BODY, WRITE, TRANSACT],
     },
     Operation {
         method: "post",
@@ -154,9 +151,9 @@ pub const OPERATIONS: &[Operation] = &[
                 "PaymentBatch",
                 REPLAYABLE,
             ),
-            json_answer(201, "All are posted (`atomic`).", "PostedPaymentBatch", REPLAYABLE),
+            json_answer(201, "All are recorded (`atomic`).", "RecordedPaymentBatch", REPLAYABLE),
         ],
-        problems: &[ANY, LEDGER, BODY, WRITE, PAYMENT],
+        problems: &[ANY, LEDGER, BODY, WRITE, TRANSACT],
     },
     Operation {
         method: "get",
@@ -194,7 +191,9 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Accounts",
         summary: "Open an account",
         description: "The code is the natural key: the same again is 200 with the account as it is, other attributes \
-                      are `account_already_exists`.",
+                      are `account_already_exists`. `normal`, `min_balance` and `max_balance` that are left out are \
+                      as the account's type has them, the account type with the longest prefix that the code begins \
+                      with.",
         parameters: &[LEDGER_IN_PATH],
         body: Some("AccountRequest"),
         answers: &[
@@ -382,8 +381,10 @@ pub const OPERATIONS: &[Operation] = &[
         path: "/v1/ledgers/{ledger}/transactions/{id}",
         id: "getTransaction",
         tag: "Transactions",
-        summary: "One transaction with its legs",
-        description: "Answered from the log, so an acknowledged transaction is there.",
+        summary: "One transaction with its legs, and what became of it",
+        description: "Answered from the log, so an acknowledged transaction is there, as its last event left it: a \
+                      payment that was authorised with its captures, a posted transaction with its reversals, and each \
+                      of those with what it is of.",
         parameters: &[LEDGER_IN_PATH, Parameter::Shared("transaction-id"), CONSISTENCY, MIN_POSITION],
         body: None,
         answers: &[json_answer(200, "The transaction.", "Transaction", AT_POSITION)],
@@ -395,8 +396,8 @@ pub const OPERATIONS: &[Operation] = &[
         id: "import",
         tag: "Bulk",
         summary: "Import a file",
-        description: "Accounts, payments and opening balances, a line each (ImportLine), decided in the order of the \
-                      file, of any length. Every payment and opening balance has an idempotency key, of its own or \
+        description: "Accounts, payments, transactions and opening balances, a line each (ImportLine), decided in the \
+                      order of the file, of any length. Whatever moves money has an idempotency key, of its own or \
                       made of the import's `id` and the line's number, so the same file may be sent again after any \
                       failure: nothing is recorded twice. The answer (an ImportRecord on each line) is written while \
                       the body is read, so read it while you send: progress, the lines that were refused, and as the \
@@ -694,6 +695,7 @@ pub fn parameters() -> Value {
         "account-code": in_path("code", account_code.clone(), "The account's code, percent-encoded: `a/b` is `a%2Fb`."),
         "asset-code": in_path("code", short_name.clone(), "The asset's code, percent-encoded."),
         "transaction-id": in_path("id", json!({"type": "string", "format": "uuid"}), "The transaction's id."),
+        "payment-id": in_path("id", json!({"type": "string", "format": "uuid"}), "The id of a payment that was authorised."),
         "problem-code": in_path("code", json!({"type": "string", "enum": Code::ALL.iter().map(|code| code.as_str()).collect::<Vec<_>>()}), "The problem's code."),
         "limit": in_query(
             "limit",
@@ -748,7 +750,7 @@ pub fn parameters() -> Value {
         "idempotency_key": in_query("idempotency_key", key.clone(), "Only what this key did."),
         "transaction-metadata": in_metadata("Only transactions whose metadata has this member at the top with this value: `metadata[order]=4711`. A string is given without quotes, a number or boolean as answers show it; several must all be there. Found are names and values of at most 255 bytes, and of one transaction the first 32 that are strings, numbers or booleans, in the order of the names' bytes."),
         "account-metadata": in_metadata("Only accounts whose metadata has this member at the top with this value: `metadata[customer]=17`. A string is given without quotes, a number or boolean as answers show it; several must all be there."),
-        "type": in_query("type", json!({"type": "string"}), "Only transactions of this type, such as `payment`."),
+        "type": in_query("type", json!({"type": "string", "enum": Kind::ALL.map(Kind::as_str)}), "Only transactions of this type."),
         "transaction-status": in_query("status", json!({"type": "string", "enum": TRANSACTION_STATUSES}), "Only transactions of which this became."),
         "account-status": in_query("status", json!({"type": "string", "enum": ["open", "frozen", "closed"]}), "Only accounts in this state."),
         "normal": in_query("normal", json!({"type": "string", "enum": ["credit", "debit"]}), "Only accounts whose balance is raised by this side."),
@@ -783,7 +785,7 @@ pub fn parameters() -> Value {
         ),
         "Idempotency-Key": in_header(
             "Idempotency-Key", true, key.clone(),
-            "A new one, a UUID for example, for every payment; the same one to try the same payment again.",
+            "A new one, a UUID for example, for every request; the same one to try the same request again.",
         ),
         "Idempotency-Key-of-batch": in_header(
             "Idempotency-Key", false, key,

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::problem::Code;
+use super::{money, rules};
 use crate::ledger::asset::SCALE_MAX;
 
 /// A reference to one of [`all`].
@@ -21,27 +22,40 @@ pub fn content_types(name: &str) -> &'static [&'static str] {
 /// Every schema, by name.
 pub fn all() -> Value {
     let mut schemas = Map::new();
-    for part in [scalars(), requests(), bulk(), answers(), pages(), events(), operations()] {
+    for part in
+        [scalars(), requests(), bulk(), answers(), pages(), events(), operations(), money::schemas(), rules::schemas()]
+    {
         if let Value::Object(part) = part {
             schemas.extend(part);
         }
+    }
+    let null = json!({"type": "null"});
+    let of_rules = rules::events().into_iter().map(|event| (event, null.clone(), null.clone()));
+    let of_money = money::events().into_iter().map(|event| (event, uuid(), nullable(key())));
+    for ((name, schema, payload), transaction_id, idempotency_key) in of_money.chain(of_rules) {
+        schemas.insert(schema.to_owned(), event(name, payload, transaction_id, idempotency_key));
+        let events = &mut schemas["Event"];
+        if let Some(variants) = events["oneOf"].as_array_mut() {
+            variants.push(reference(schema));
+        }
+        events["discriminator"]["mapping"][name] = json!(format!("#/components/schemas/{schema}"));
     }
     Value::Object(schemas)
 }
 
 /// An object whose members are all there, and no others.
-fn object(properties: Value) -> Value {
+pub(super) fn object(properties: Value) -> Value {
     let required: Vec<String> = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
     some_of(properties, &required.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// An object without members other than these, of which some must be there.
-fn some_of(properties: Value, required: &[&str]) -> Value {
+pub(super) fn some_of(properties: Value, required: &[&str]) -> Value {
     json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
 /// A member that may be null: either the schema or the type `null`.
-fn nullable(mut schema: Value) -> Value {
+pub(super) fn nullable(mut schema: Value) -> Value {
     match schema.get("type").cloned() {
         Some(Value::String(one)) => schema["type"] = json!([one, "null"]),
         Some(Value::Array(mut several)) => {
@@ -53,12 +67,12 @@ fn nullable(mut schema: Value) -> Value {
     schema
 }
 
-fn described(mut schema: Value, description: &str) -> Value {
+pub(super) fn described(mut schema: Value, description: &str) -> Value {
     schema["description"] = json!(description);
     schema
 }
 
-fn amount() -> Value {
+pub(super) fn amount() -> Value {
     json!({"type": "string", "pattern": "^-?[0-9]{1,38}$"})
 }
 
@@ -67,23 +81,23 @@ fn sum() -> Value {
     json!({"type": "string", "pattern": "^-?[0-9]{1,60}$"})
 }
 
-fn timestamp() -> Value {
+pub(super) fn timestamp() -> Value {
     json!({"type": "string", "format": "date-time", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{6}Z$"})
 }
 
-fn account_code() -> Value {
+pub(super) fn account_code() -> Value {
     json!({"type": "string", "pattern": "^[A-Za-z0-9:_.@/-]{1,128}$"})
 }
 
-fn short_name() -> Value {
+pub(super) fn short_name() -> Value {
     json!({"type": "string", "pattern": "^[A-Za-z0-9:_.@/-]{1,32}$"})
 }
 
-fn position() -> Value {
+pub(super) fn position() -> Value {
     json!({"type": "integer", "minimum": 1})
 }
 
-fn count() -> Value {
+pub(super) fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
 }
 
@@ -96,15 +110,15 @@ fn ranges() -> Value {
     json!({"type": "array", "items": {"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"}})
 }
 
-fn uuid() -> Value {
+pub(super) fn uuid() -> Value {
     json!({"type": "string", "format": "uuid"})
 }
 
-fn side() -> Value {
+pub(super) fn side() -> Value {
     json!({"type": "string", "enum": ["debit", "credit"]})
 }
 
-fn key() -> Value {
+pub(super) fn key() -> Value {
     json!({"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"})
 }
 
@@ -112,7 +126,7 @@ fn scale() -> Value {
     json!({"type": "integer", "minimum": 0, "maximum": SCALE_MAX, "description": "Decimals of the smallest unit: EUR has 2."})
 }
 
-fn rejection_codes() -> Value {
+pub(super) fn rejection_codes() -> Value {
     json!(Code::ALL.iter().filter(|code| code.is_recorded()).map(|code| code.as_str()).collect::<Vec<_>>())
 }
 
@@ -147,13 +161,14 @@ fn scalars() -> Value {
                 "errors": {"type": "array", "minItems": 1, "items": reference("FieldError"), "description": "What is wrong, and where."},
                 "transaction_id": described(uuid(), "The recorded rejection, or the transaction that the key made before."),
                 "position": described(position(), "Where the rejection is recorded."),
+                "passes_at": described(timestamp(), "When the same would pass a velocity limit, if nothing else moves."),
             }),
             &["type", "title", "status", "detail", "code"],
         ),
     })
 }
 
-fn metadata() -> Value {
+pub(super) fn metadata() -> Value {
     json!({"type": "object", "description": "The client's own JSON object, up to 16 KiB and 127 levels. What would not come back as it was is refused: a number that is no double (send it as a string), a member that is there twice, the character U+0000."})
 }
 
@@ -163,14 +178,9 @@ fn payment_fields() -> Map<String, Value> {
         "to": described(account_code(), "The account that is credited."),
         "amount": reference("PositiveAmount"),
         "asset": short_name(),
-        "reference": {"type": ["string", "null"], "default": null, "maxLength": 255, "description": "An invoice number, an end-to-end id: up to 255 bytes."},
-        "description": {"type": ["string", "null"], "default": null, "maxLength": 1024, "description": "A line on a statement: up to 1,024 bytes."},
-        "metadata": nullable(metadata()),
     });
-    match fields {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
+    let parts = [fields, money::note_fields(), money::payment_terms()];
+    parts.iter().filter_map(Value::as_object).flatten().map(|(name, schema)| (name.clone(), schema.clone())).collect()
 }
 
 fn requests() -> Value {
@@ -184,9 +194,9 @@ fn requests() -> Value {
             json!({
                 "code": account_code(),
                 "asset": short_name(),
-                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit", "description": "The side that raises the balance."},
-                "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0", "description": "The floor; below zero it is an overdraft limit, null is none."},
-                "max_balance": {"$ref": "#/components/schemas/Bound", "default": null, "description": "The cap; null is none."},
+                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "description": "The side that raises the balance. By default that of the account's type, or credit."},
+                "min_balance": {"$ref": "#/components/schemas/Bound", "description": "The floor; below zero it is an overdraft limit, null is none. By default that of the account's type, or 0."},
+                "max_balance": {"$ref": "#/components/schemas/Bound", "description": "The cap; null is none. By default that of the account's type, or none."},
                 "metadata": nullable(metadata()),
             }),
             &["code", "asset"],
@@ -239,7 +249,9 @@ fn bulk() -> Value {
     };
     json!({
         "ImportFile": {"type": "string", "description": "NDJSON: an ImportLine on each line. CSV (RFC 4180, UTF-8): a header that names fields of an ImportLine, then a record for each line; an empty field is one that is not there, `none` is a limit of null, metadata is its JSON."},
-        "ImportLine": {"oneOf": [reference("ImportPayment"), reference("ImportAccount"), reference("ImportOpeningBalance")]},
+        "ImportLine": {"oneOf": [
+            reference("ImportPayment"), reference("ImportTransaction"), reference("ImportAccount"), reference("ImportOpeningBalance"),
+        ]},
         "ImportPayment": some_of(
             with_notes(json!({
                 "type": {"type": "string", "const": "payment"},
@@ -250,15 +262,23 @@ fn bulk() -> Value {
             })),
             &["from", "to", "amount", "asset"],
         ),
+        "ImportTransaction": some_of(
+            with_notes(json!({
+                "type": {"type": "string", "const": "transaction"},
+                "legs": {"type": "array", "minItems": 2, "maxItems": 256, "items": reference("Leg"), "description": "In CSV, their JSON."},
+                "rates": {"type": ["array", "null"], "maxItems": 16, "items": reference("RateRequest"), "description": "Exchange rates that the legs are checked against; in CSV, their JSON."},
+            })),
+            &["type", "legs"],
+        ),
         "ImportAccount": some_of(
             json!({
                 "type": {"type": "string", "const": "account"},
                 "key": described(key(), "Not needed: the code is the natural key."),
                 "code": account_code(),
                 "asset": short_name(),
-                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null], "default": "credit"},
-                "min_balance": {"$ref": "#/components/schemas/Bound", "default": "0"},
-                "max_balance": {"$ref": "#/components/schemas/Bound", "default": null},
+                "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null]},
+                "min_balance": reference("Bound"),
+                "max_balance": reference("Bound"),
                 "metadata": nullable(metadata()),
             }),
             &["type", "code", "asset"],
@@ -288,14 +308,20 @@ fn bulk() -> Value {
     })
 }
 
+/// The result of an item of a batch.
+pub(super) fn result(name: &str, schema: &str) -> Value {
+    json!({"oneOf": [
+        object(json!({"status": {"type": "integer", "enum": [200, 201]}, name: reference(schema)})),
+        object(json!({"status": {"type": "integer", "minimum": 400, "maximum": 599}, "problem": reference("Problem")})),
+    ]})
+}
+
+/// A text that may not be there.
+pub(super) fn text(description: &str) -> Value {
+    json!({"type": ["string", "null"], "description": description})
+}
+
 fn answers() -> Value {
-    let result = |name: &str, schema: &str| {
-        json!({"oneOf": [
-            object(json!({"status": {"type": "integer", "enum": [200, 201]}, name: reference(schema)})),
-            object(json!({"status": {"type": "integer", "minimum": 400, "maximum": 599}, "problem": reference("Problem")})),
-        ]})
-    };
-    let text = |description: &str| json!({"type": ["string", "null"], "description": description});
     json!({
         "Ledger": object(json!({"name": short_name(), "created_at": timestamp()})),
         "Asset": object(json!({"code": short_name(), "scale": scale()})),
@@ -309,18 +335,25 @@ fn answers() -> Value {
             "version": described(count(), "Rises by one with every leg."),
             "position": described(position(), "The last event that touched the account."),
         })),
-        "Account": object(json!({
-            "code": account_code(),
-            "asset": short_name(),
-            "normal": side(),
-            "status": {"type": "string", "enum": ["open", "frozen", "closed"]},
-            "min_balance": nullable(amount()),
-            "max_balance": nullable(amount()),
-            "metadata": reference("Metadata"),
-            "shard": count(),
-            "balance": reference("Balance"),
-            "opened_at": timestamp(),
-        })),
+        "Account": some_of(
+            json!({
+                "code": account_code(),
+                "asset": short_name(),
+                "normal": side(),
+                "status": {"type": "string", "enum": ["open", "frozen", "closed"]},
+                "frozen": rules::frozen(),
+                "min_balance": nullable(amount()),
+                "max_balance": nullable(amount()),
+                "metadata": reference("Metadata"),
+                "shard": count(),
+                "balance": reference("Balance"),
+                "opened_at": timestamp(),
+            }),
+            &[
+                "code", "asset", "normal", "status", "min_balance", "max_balance", "metadata", "shard", "balance",
+                "opened_at",
+            ],
+        ),
         "AccountResult": result("account", "Account"),
         "AccountBatch": object(json!({"results": {"type": "array", "items": reference("AccountResult")}})),
         "BalanceAfter": object(json!({"posted": amount(), "available": amount(), "version": count()})),
@@ -344,33 +377,11 @@ fn answers() -> Value {
             "recorded_at": timestamp(),
             "effective_at": timestamp(),
         })),
-        "PaymentResult": result("payment", "Payment"),
+        "PaymentResult": result("payment", "PaymentAnswer"),
         "PaymentBatch": object(json!({"results": {"type": "array", "items": reference("PaymentResult")}})),
-        "PostedPaymentBatch": object(json!({"results": {"type": "array", "minItems": 1, "items": object(json!({
-            "status": {"type": "integer", "const": 201}, "payment": reference("Payment"),
+        "RecordedPaymentBatch": object(json!({"results": {"type": "array", "minItems": 1, "items": object(json!({
+            "status": {"type": "integer", "const": 201}, "payment": reference("PaymentAnswer"),
         }))}})),
-        "TransactionLeg": object(json!({
-            "account": account_code(),
-            "side": side(),
-            "amount": amount(),
-            "asset": short_name(),
-            "balance_after": described(nullable(amount()), "The account's posted balance after the leg; null when rejected."),
-            "version": described(nullable(count()), "The account's version after the leg; null when rejected."),
-        })),
-        "Transaction": object(json!({
-            "id": uuid(),
-            "type": {"type": "string", "enum": ["payment"]},
-            "status": {"type": "string", "enum": ["posted", "rejected"]},
-            "reason": {"type": ["string", "null"], "enum": rejection_or_null(), "description": "The rule that declined it; null when posted."},
-            "legs": {"type": "array", "minItems": 2, "maxItems": 256, "items": reference("TransactionLeg")},
-            "reference": text("As the client gave it."),
-            "description": text("As the client gave it."),
-            "metadata": reference("Metadata"),
-            "idempotency_key": nullable(key()),
-            "position": position(),
-            "recorded_at": timestamp(),
-            "effective_at": timestamp(),
-        })),
         "Entry": object(json!({
             "position": position(),
             "transaction_id": uuid(),
@@ -448,7 +459,7 @@ fn next() -> Value {
     json!({"type": ["string", "null"], "description": "`after` for the next page; null when this is the last."})
 }
 
-fn rejection_or_null() -> Value {
+pub(super) fn rejection_or_null() -> Value {
     let mut codes = rejection_codes();
     if let Value::Array(codes) = &mut codes {
         codes.push(Value::Null);
@@ -456,13 +467,15 @@ fn rejection_or_null() -> Value {
     codes
 }
 
+/// A page of a list.
+pub(super) fn page(schema: &str) -> Value {
+    object(json!({
+        "data": {"type": "array", "maxItems": 1_000, "items": reference(schema)},
+        "next": next(),
+    }))
+}
+
 fn pages() -> Value {
-    let page = |schema: &str| {
-        object(json!({
-            "data": {"type": "array", "maxItems": 1_000, "items": reference(schema)},
-            "next": next(),
-        }))
-    };
     json!({
         "LedgerPage": page("Ledger"),
         "AssetPage": page("Asset"),
@@ -473,72 +486,23 @@ fn pages() -> Value {
     })
 }
 
-/// The log's own form of each event type, in schema version 1.
+/// A row of the log.
+fn event(name: &str, payload: Value, transaction_id: Value, idempotency_key: Value) -> Value {
+    object(json!({
+        "position": position(),
+        "type": {"type": "string", "const": name},
+        "schema_version": {"type": "integer", "minimum": 1, "maximum": 2},
+        "transaction_id": transaction_id,
+        "idempotency_key": idempotency_key,
+        "payload": payload,
+        "recorded_at": timestamp(),
+        "effective_at": timestamp(),
+    }))
+}
+
+/// The log's own form of each event type.
 fn events() -> Value {
-    let event = |name: &str, payload: Value, transaction_id: Value, idempotency_key: Value| {
-        object(json!({
-            "position": position(),
-            "type": {"type": "string", "const": name},
-            "schema_version": {"type": "integer", "const": 1},
-            "transaction_id": transaction_id,
-            "idempotency_key": idempotency_key,
-            "payload": payload,
-            "recorded_at": timestamp(),
-            "effective_at": timestamp(),
-        }))
-    };
     let null = json!({"type": "null"});
-    let leg = |outcome: bool| {
-        let mut fields = json!({
-            "account": account_code(),
-            "account_id": described(position(), "Position of the event that opened the account."),
-            "side": side(),
-            "amount": amount(),
-            "asset": described(short_name(), "Where the legs do not share one."),
-        });
-        let mut required = vec!["account", "account_id", "side", "amount"];
-        if outcome {
-            fields["normal"] =
-                json!({"type": "string", "const": "debit", "description": "Left out when it is credit."});
-            fields["debits"] = described(amount(), "The account's posted debits after the leg.");
-            fields["credits"] = described(amount(), "The account's posted credits after the leg.");
-            fields["debits_pending"] = described(amount(), "Left out when zero.");
-            fields["credits_pending"] = described(amount(), "Left out when zero.");
-            fields["version"] = position();
-            required.extend(["debits", "credits", "version"]);
-        }
-        json!({"type": "array", "minItems": 2, "maxItems": 256, "items": some_of(fields, &required)})
-    };
-    let transaction = |outcome: bool, more: Value, more_required: &[&str]| {
-        let mut fields = json!({
-            "kind": {"type": "string", "enum": ["payment"]},
-            "asset": described(short_name(), "What all legs share."),
-            "legs": leg(outcome),
-            "reference": {"type": "string"},
-            "description": {"type": "string"},
-            "metadata": reference("Metadata"),
-        });
-        for (name, schema) in more.as_object().into_iter().flatten() {
-            fields[name] = schema.clone();
-        }
-        let mut required = vec!["kind", "legs"];
-        required.extend(more_required);
-        some_of(fields, &required)
-    };
-    let rejection = some_of(
-        json!({
-            "code": {"type": "string", "enum": rejection_codes()},
-            "account": account_code(),
-            "available": amount(),
-            "would_be": amount(),
-            "min_balance": amount(),
-            "max_balance": amount(),
-        }),
-        &["code", "account"],
-    );
-    let variants = ["AssetDefined", "AccountOpened", "TransactionPosted", "TransactionRejected", "BatchRejected"];
-    let variants = variants.map(reference);
-    let item = described(count(), "Index of the first item that was declined, from 0.");
     json!({
         "AssetDefined": event(
             "asset_defined", object(json!({"asset": short_name(), "scale": scale()})), null.clone(), null.clone(),
@@ -559,27 +523,11 @@ fn events() -> Value {
             null.clone(),
             null,
         ),
-        "TransactionPosted": event("transaction_posted", transaction(true, json!({}), &[]), uuid(), nullable(key())),
-        "TransactionRejected": event(
-            "transaction_rejected",
-            transaction(false, json!({"rejection": rejection}), &["rejection"]),
-            uuid(),
-            nullable(key()),
-        ),
-        "BatchRejected": event(
-            "batch_rejected",
-            transaction(false, json!({"rejection": rejection, "item": item}), &["rejection", "item"]),
-            uuid(),
-            nullable(key()),
-        ),
         "Event": {
-            "oneOf": variants,
+            "oneOf": [reference("AssetDefined"), reference("AccountOpened")],
             "discriminator": {"propertyName": "type", "mapping": {
                 "asset_defined": "#/components/schemas/AssetDefined",
                 "account_opened": "#/components/schemas/AccountOpened",
-                "transaction_posted": "#/components/schemas/TransactionPosted",
-                "transaction_rejected": "#/components/schemas/TransactionRejected",
-                "batch_rejected": "#/components/schemas/BatchRejected",
             }},
         },
     })
@@ -684,7 +632,7 @@ pub fn example(name: &str) -> Option<Value> {
         }),
         "Liveness" => json!({"status": "alive"}),
         "Readiness" => json!({"status": "ready"}),
-        _ => return None,
+        _ => return money::example(name).or_else(|| rules::example(name)),
     };
     Some(example)
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::super::filters::{self, Between, InQueryWithMetadata};
 use super::super::moment;
 use super::super::params::{InPath, InQuery, Order, cursor, cursor_text, limit, name_cursor, name_cursor_text};
-use super::super::problem::{self, Code, FieldError, Problem};
+use super::super::problem::{self, Code, FieldError, Problem, Shape};
 use super::super::reads::{self, Consistency, Freshness};
 use super::super::search::{AccountFilter, AccountSearch};
 use super::super::wire::{
@@ -24,8 +24,7 @@ use super::super::{App, SharedApp, answer, body};
 use super::{account_code, ledger};
 use crate::cluster::Ledger;
 use crate::ledger::{
-    Account, AccountCode, AccountStatus, Amount, Attributes, Balance, Command, Event, Fact, Limits, OpenAccount,
-    Position, Side,
+    Account, AccountCode, AccountStatus, Amount, Attributes, Balance, Command, Event, Fact, OpenAccount, Position, Side,
 };
 use crate::metadata;
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
@@ -121,11 +120,11 @@ pub async fn open_batch(
     Ok(answer(StatusCode::OK, &BatchOutput { results: results.collect() }, Some(done.position), false))
 }
 
-fn no_outcome() -> Problem {
+pub(super) fn no_outcome() -> Problem {
     Problem::new(Code::InternalError, "the account has no outcome")
 }
 
-fn shard(app: &App, ledger: &Ledger, code: &AccountCode) -> Shard {
+pub(super) fn shard(app: &App, ledger: &Ledger, code: &AccountCode) -> Shard {
     shard_of(ledger.ledger_id, code.as_str(), app.worker.ledgers.shard_count())
 }
 
@@ -135,28 +134,14 @@ pub fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> 
     let mut wrong = |pointer: &str, detail: String| errors.push(FieldError { pointer: pointer.to_owned(), detail });
     let code = wire::account_code(&input.code).map_err(|detail| wrong("/code", detail)).ok();
     let asset = wire::asset_code(&input.asset).map_err(|detail| wrong("/asset", detail)).ok();
-    let normal = input.normal.as_deref().map_or(Some(Side::Credit), Side::parse);
-    if normal.is_none() {
-        wrong("/normal", "normal is credit or debit".to_owned());
-    }
-    let mut bound = |pointer: &str, input: Option<AmountInput>| match input.map(|input| input.0) {
-        None => None,
-        Some(Ok(amount)) => Some(amount),
-        Some(Err(error)) => {
-            wrong(pointer, error.to_string());
-            None
+    let normal = input.normal.as_deref().map(|text| {
+        let side = Side::parse(text);
+        if side.is_none() {
+            wrong("/normal", "normal is credit or debit".to_owned());
         }
-    };
-    let min_balance = match input.min_balance {
-        None => None,
-        Some(stated) => Some(bound("/min_balance", stated)),
-    };
-    let max_balance = Some(bound("/max_balance", input.max_balance));
-    if let (Some(Some(floor)), Some(Some(cap))) = (min_balance, max_balance)
-        && floor > cap
-    {
-        wrong("/min_balance", "min_balance must not be above max_balance".to_owned());
-    }
+        side.unwrap_or(Side::Credit)
+    });
+    let [min_balance, max_balance] = limits(input.min_balance, input.max_balance, &mut wrong);
     let metadata = match canonical_metadata(input.metadata) {
         Ok(metadata) => metadata,
         Err(FieldError { pointer, detail }) => {
@@ -164,12 +149,39 @@ pub fn command(input: AccountInput<'_>) -> Result<OpenAccount, Vec<FieldError>> 
             None
         }
     };
-    match (code, asset, normal) {
-        (Some(code), Some(asset), Some(normal)) if errors.is_empty() => {
-            Ok(OpenAccount { code, asset, normal: Some(normal), min_balance, max_balance, metadata })
+    match (code, asset) {
+        (Some(code), Some(asset)) if errors.is_empty() => {
+            Ok(OpenAccount { code, asset, normal, min_balance, max_balance, metadata })
         }
         _ => Err(errors),
     }
+}
+
+/// A limit as a request states it: absent, null, or an amount.
+pub type LimitInput = Option<Option<AmountInput>>;
+
+/// A floor and a cap that fit each other; what does not is told to `wrong`, with its pointer.
+pub fn limits(
+    min_balance: LimitInput,
+    max_balance: LimitInput,
+    mut wrong: impl FnMut(&str, String),
+) -> [Option<Option<Amount>>; 2] {
+    let mut bound = |pointer: &str, input: LimitInput| {
+        input.map(|stated| match stated?.0 {
+            Ok(amount) => Some(amount),
+            Err(error) => {
+                wrong(pointer, error.to_string());
+                None
+            }
+        })
+    };
+    let limits = [bound("/min_balance", min_balance), bound("/max_balance", max_balance)];
+    if let [Some(Some(floor)), Some(Some(cap))] = limits
+        && floor > cap
+    {
+        wrong("/min_balance", "min_balance must not be above max_balance".to_owned());
+    }
+    limits
 }
 
 /// A client's JSON object in canonical text, within its bound.
@@ -189,7 +201,7 @@ fn opened(done: &Answer, outcome: &Outcome, base: &str) -> Result<(StatusCode, A
             Ok((StatusCode::CREATED, account_of(event).ok_or_else(no_outcome)?))
         }
         Outcome::Unchanged(Some(account)) => Ok((StatusCode::OK, (**account).clone())),
-        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, base, done.position)),
+        Outcome::Refused { refusal, .. } => Err(Problem::refused(refusal, Shape::Path, base, done.position)),
         _ => Err(no_outcome()),
     }
 }

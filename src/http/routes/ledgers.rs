@@ -11,7 +11,7 @@ use smallvec::smallvec;
 use tokio::time::Instant;
 
 use super::super::params::{InPath, InQuery, limit, name_cursor, name_cursor_text};
-use super::super::problem::{Code, Problem};
+use super::super::problem::{Code, Problem, Shape};
 use super::super::reads::{self, Consistency};
 use super::super::wire::{AssetInput, AssetOutput, LedgerInput, LedgerOutput, Page, Timestamp, asset_code};
 use super::super::{SharedApp, answer, body};
@@ -88,7 +88,9 @@ pub async fn define_asset(
     let status = match done.outcomes.first() {
         Some(Outcome::Recorded { .. }) => StatusCode::CREATED,
         Some(Outcome::Unchanged(_)) => StatusCode::OK,
-        Some(Outcome::Refused { refusal, .. }) => return Err(Problem::refused(refusal, "/scale", done.position)),
+        Some(Outcome::Refused { refusal, .. }) => {
+            return Err(Problem::refused(refusal, Shape::Path, "/scale", done.position));
+        }
         _ => return Err(Problem::new(Code::InternalError, "the asset has no outcome")),
     };
     Ok(answer(status, &AssetOutput { code: code.to_string(), scale }, Some(done.position), false))

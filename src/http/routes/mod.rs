@@ -1,12 +1,17 @@
 //! One file per noun.
 
+pub mod account_changes;
 pub mod accounts;
 pub mod balances;
+mod batch;
 pub mod events;
 pub mod ledgers;
 pub mod operations;
 pub mod payments;
+pub mod periods;
+pub mod rules;
 pub mod statements;
+pub mod submission;
 pub mod transactions;
 
 use std::sync::Arc;

@@ -1,27 +1,108 @@
-//! Transactions: what was posted or rejected, found by what is known of it.
+//! Transactions: posted with their legs, taken back, withdrawn, and found by what is known of them.
 
 use std::collections::VecDeque;
 
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Request, StatusCode};
 use axum::response::Response;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::super::filters::{self, Between, InQueryWithMetadata, Pair};
+use super::super::idempotency::Route;
 use super::super::params::{InPath, InQuery, Order, cursor, cursor_text, limit};
-use super::super::problem::{Code, Problem};
+use super::super::problem::{Problem, Shape};
 use super::super::reads::{self, Consistency, Freshness};
+use super::super::requests::{
+    self, CancellationInput, REFERENCE_BYTES_MAX, ReversalInput, TransactionBatchInput, TransactionInput,
+};
 use super::super::search::{TransactionFilter, TransactionSearch, Walk};
-use super::super::wire::{Page, TRANSACTION_STATUSES, TransactionOutput, account_code};
-use super::super::{SharedApp, answer, idempotency};
+use super::super::story::{TRANSACTION_STATUSES, told};
+use super::super::wire::{Page, account_code};
+use super::super::{SharedApp, answer, body, idempotency};
 use super::accounts::no_account;
+use super::batch::{self, BATCH_ITEMS_MAX, Batch, Sort};
 use super::ledger;
-use super::payments::REFERENCE_BYTES_MAX;
-use crate::ledger::Kind;
+use super::submission::{no_transaction, record, record_about};
+use crate::ledger::{Cancel, Command, Kind, Notes};
 use crate::shard::shard_of;
 use crate::store;
-use crate::store::search::{self, Direction, Range};
+use crate::store::search::{self, Direction, Range, Standing};
+
+/// Legs that the transactions of one batch may have together: four for each of the
+/// most transactions, as an exchange has.
+pub const BATCH_LEGS_MAX: usize = 4 * BATCH_ITEMS_MAX;
+
+/// `POST /transactions`
+pub async fn transact(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let key = idempotency::from_headers(request.headers()).map(str::to_owned);
+    let bytes = body::read(request).await?;
+    let key = key?;
+    let input: TransactionInput<'_> = body::parse(&bytes)?;
+    let ledger = ledger(&app, &name).await?;
+    let command = Command::Transact(requests::transaction(input).map_err(Problem::validation)?);
+    let key = idempotency::key(&key, Route::Transaction, [&command]);
+    record(&app.worker.database, &ledger, command, key, Shape::Legs).await
+}
+
+const TRANSACTIONS: Sort = Sort {
+    list: "transactions",
+    member: batch::Member::Transaction,
+    shape: Shape::Legs,
+    item: Route::TransactionBatchItem,
+    atomic: Route::AtomicTransactionBatch,
+};
+
+/// `POST /transactions/batch`
+pub async fn transact_batch(
+    State(app): State<SharedApp>,
+    InPath(name): InPath<String>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    let key = idempotency::from_headers(request.headers()).map(str::to_owned);
+    let bytes = body::read(request).await?;
+    let input: TransactionBatchInput<'_> = body::parse(&bytes)?;
+    let ledger = ledger(&app, &name).await?;
+    if input.transactions.iter().map(|item| item.0.legs()).sum::<usize>() > BATCH_LEGS_MAX {
+        return Err(Problem::invalid("/transactions", format!("a batch has at most {BATCH_LEGS_MAX} legs in all")));
+    }
+    let items = input.transactions.into_iter().map(|item| {
+        let (key, transaction) = item.0.into_parts();
+        (key, requests::transaction(transaction))
+    });
+    Batch { app: &app, ledger: &ledger, sort: &TRANSACTIONS }.answer(items, input.atomic, key).await
+}
+
+/// `POST /transactions/{id}/reverse`
+pub async fn reverse(
+    State(app): State<SharedApp>,
+    InPath(path): InPath<(String, String)>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    record_about(&app, path, request, Route::Reversal, |id, bytes| {
+        let input: ReversalInput<'_> = body::parse(bytes)?;
+        requests::reversal(id, input).map(Command::Reverse).map_err(Problem::validation)
+    })
+    .await
+}
+
+/// `POST /transactions/{id}/cancel`
+pub async fn cancel(
+    State(app): State<SharedApp>,
+    InPath(path): InPath<(String, String)>,
+    request: Request<Body>,
+) -> Result<Response, Problem> {
+    record_about(&app, path, request, Route::Cancellation, |transaction, bytes| {
+        let CancellationInput {} = body::parse(bytes)?;
+        Ok(Command::Cancel(Cancel { transaction, notes: Notes::default() }))
+    })
+    .await
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,13 +121,11 @@ pub async fn show(
 ) -> Result<Response, Problem> {
     let ledger = ledger(&app, &name).await?;
     let head = reads::log_at(&ledger, query.min_position).await?;
-    let unknown = || Problem::new(Code::TransactionNotFound, "there is no such transaction in this ledger").as_of(head);
-    let id = Uuid::try_parse(&id).map_err(|_| unknown())?;
+    let id = Uuid::try_parse(&id).map_err(|_| no_transaction(head))?;
     // The log itself: an acknowledged transaction is there.
-    let event = store::events::of_transaction(app.worker.database.pool(), ledger.ledger_id, id).await?;
-    let event = event.ok_or_else(unknown)?;
-    let output = TransactionOutput::new(&event).ok_or_else(unknown)?;
-    Ok(answer(StatusCode::OK, &output, Some(head.max(event.position)), false))
+    let story = store::story::of(app.worker.database.pool(), ledger.ledger_id, id).await?;
+    let output = told(&story).ok_or_else(|| no_transaction(head))?;
+    Ok(answer(StatusCode::OK, &output, Some(head.max(story.position().unwrap_or_default())), false))
 }
 
 #[derive(Deserialize)]
@@ -87,6 +166,7 @@ pub async fn list(
         Order::Desc => Direction::Descending,
     };
     let (pool, ledger_id) = (app.worker.database.pool(), ledger.ledger_id);
+    let shard_count = app.worker.ledgers.shard_count();
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let position = reads::projections_at(&ledger, freshness).await?;
     let mut walks = Vec::new();
@@ -101,8 +181,9 @@ pub async fn list(
     } else {
         walks.extend(filter.reference.clone().map(Walk::Reference));
         walks.extend(filter.metadata.iter().cloned().map(Walk::Metadata));
+        walks.extend(filter.status.and_then(Standing::of).map(Walk::State));
         if let Some(code) = &filter.account {
-            let shard = shard_of(ledger_id, code.as_str(), app.worker.ledgers.shard_count());
+            let shard = shard_of(ledger_id, code.as_str(), shard_count);
             let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
             walks.push(Walk::Account(shard, id.ok_or_else(|| no_account(code).as_of(position))?));
         }
@@ -116,7 +197,8 @@ pub async fn list(
         range.upto = range.upto.min(search::position_before(pool, ledger_id, to).await?);
     }
     let range = search::beyond(range, direction, after);
-    let (data, next) = TransactionSearch { pool, ledger_id, filter, direction, limit }.run(walks, range).await?;
+    let search = TransactionSearch { pool, ledger_id, shard_count, filter, direction, limit };
+    let (data, next) = search.run(walks, range).await?;
     let next = next.map(|next| cursor_text(TRANSACTION_CURSOR, next as u64));
     Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
 }
