@@ -264,16 +264,19 @@ async fn scheduled_transactions_go_in_the_order_of_their_moments() {
             _ => None,
         })
         .collect();
-    assert_eq!(decided, [
-        ("bank", "posted"),
-        ("b", "posted"),
-        ("a", "rejected"),
-        ("a", "rejected"),
-        ("bank", "posted"),
-        ("bank", "posted"),
-        ("c", "posted"),
-        ("e", "posted"),
-    ]);
+    assert_eq!(
+        decided,
+        [
+            ("bank", "posted"),
+            ("b", "posted"),
+            ("a", "rejected"),
+            ("a", "rejected"),
+            ("bank", "posted"),
+            ("bank", "posted"),
+            ("c", "posted"),
+            ("e", "posted"),
+        ]
+    );
     bench.worker.stop().await;
 }
 
@@ -377,8 +380,11 @@ async fn what_is_due_on_accounts_that_memory_let_go_happens_too() {
     bench.eventually("transaction_posted", 500 + 20 + 1 + 499).await;
     let rejected: Vec<Event> =
         bench.log().await.into_iter().filter(|event| event.fact.type_name() == "transaction_rejected").collect();
-    assert!(matches!(&rejected[..], [Event { fact: Fact::TransactionRejected(rejected), .. }]
-        if rejected.request.legs[0].account == code("w:7")), "{rejected:?}");
+    assert!(
+        matches!(&rejected[..], [Event { fact: Fact::TransactionRejected(rejected), .. }]
+        if rejected.request.legs[0].account == code("w:7")),
+        "{rejected:?}"
+    );
     assert_eq!(posted(&bench.read("b").await), 4_990);
     bench.worker.stop().await;
 }
@@ -398,7 +404,8 @@ async fn a_busy_account_waits_for_what_is_due_on_it_and_others_do_not() {
         bench.submit(payment("bank", "c", 1, "other")),
         // An ordered request does not overtake one that waits.
         async {
-            let work = |item| bench.ledger.handle.submit_in_order(Work::Each(smallvec![item]), Instant::now() + PATIENCE);
+            let work =
+                |item| bench.ledger.handle.submit_in_order(Work::Each(smallvec![item]), Instant::now() + PATIENCE);
             let (first, second) =
                 tokio::join!(work(payment("bank", "a", 1, "first")), work(payment("bank", "c", 1, "second")));
             (first.unwrap(), second.unwrap())
@@ -448,7 +455,8 @@ async fn a_period_is_closed_when_nothing_is_due_in_it() {
     bench.at(120);
     let closed = bench.submit(Item { command: Command::ClosePeriod { before: after(100) }, key: None }).await;
     assert_eq!(recorded(&closed).fact, Fact::PeriodClosed { before: after(100) });
-    let posted = bench.log().await.into_iter().filter(|event| event.effective_at == after(60)).map(|event| event.position);
+    let posted =
+        bench.log().await.into_iter().filter(|event| event.effective_at == after(60)).map(|event| event.position);
     assert_eq!(posted.clone().count(), 2_500);
     assert!(posted.max() < Some(recorded(&closed).position));
     // It holds after a restart.
@@ -617,7 +625,12 @@ async fn a_clock_that_runs_backwards_undoes_nothing() {
 async fn a_transaction_of_long_ago_is_reversed_from_the_log() {
     let bench = Bench::start().await;
     bench.submit(open("c", Some(Amount::ZERO))).await;
-    let leg = |name: &str, side, amount: u64| LegRequest { account: code(name), side, amount: Amount::from(amount), asset: eur() };
+    let leg = |name: &str, side, amount: u64| LegRequest {
+        account: code(name),
+        side,
+        amount: Amount::from(amount),
+        asset: eur(),
+    };
     use steelyard::ledger::{Kind, Part, Reverse, Side};
     let request = TransactionRequest {
         kind: Kind::Transaction,

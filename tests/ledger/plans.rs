@@ -107,8 +107,10 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     as_of::lines(&mut *conn, of, as_of::Lines { known: 1, after: (epoch_1970, 0), to: epoch_1970 }, 10).await.unwrap();
     as_of::recorded_at(&mut *conn, of, 1).await.unwrap();
     as_of::trial_balance(&mut *conn, 1, head, None, "w", 10).await.unwrap();
-    let (outcomes, range) =
-        (search::Outcomes { posted: true, rejected: true }, search::Range { above: 0, upto: 60_000 });
+    let (outcomes, range) = (
+        search::Outcomes { posted: true, rejected: true, authorised: true, scheduled: true },
+        search::Range { above: 0, upto: 60_000 },
+    );
     for direction in [search::Direction::Ascending, search::Direction::Descending] {
         search::of_account(&mut *conn, (1, 0, 100), outcomes, range, direction, 10).await.unwrap();
         search::of_reference(&mut *conn, 1, "r100", outcomes, range, direction, 10).await.unwrap();
