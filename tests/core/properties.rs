@@ -7,8 +7,8 @@ use proptest::sample::Index;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use steelyard::ledger::{
-    Account, AccountCode, Amount, Balance, Book, Change, Command, Event, Fact, FreezeScope, HoldState, Leg, Mark, Origin,
-    Refusal, Rejection, Side, State as TransactionState, Verdict,
+    Account, AccountCode, Amount, Balance, Book, Change, Command, Event, Fact, FreezeScope, HoldState, Leg, Mark,
+    Origin, Refusal, Rejection, Side, State as TransactionState, Verdict,
 };
 use steelyard::store::payload;
 use uuid::Uuid;

@@ -8,8 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use steelyard::ledger::{
-    Account, AccountCode, AccountType, AccountUpdate, Amount, AssetCode, Attributes, Balance, Command,
-    Direction, Freeze, FreezeScope, Kind, LegRequest, Limits, OpenAccount, Rate, Rule, RuleKey, Scope, Side, Terms,
+    Account, AccountCode, AccountType, AccountUpdate, Amount, AssetCode, Attributes, Balance, Command, Direction,
+    Freeze, FreezeScope, Kind, LegRequest, Limits, OpenAccount, Rate, Rule, RuleKey, Scope, Side, Terms,
     TransactionRequest, VelocityLimit, Window,
 };
 
@@ -445,20 +445,18 @@ fn hold() -> impl Strategy<Value = Intent> {
         legs
     });
     let flaw = prop::option::weighted(0.05, (flaw(), any::<usize>()));
-    (legs, flaw, note(), kind, term, effective_at).prop_map(
-        |(mut legs, flaw, reference, kind, term, effective_at)| {
-            if let Some((flaw, at)) = flaw {
-                spoil(&mut legs, flaw, at);
-            }
-            // Of a payment, the debit is the first leg.
-            legs.sort_by_key(|leg| leg.side == Side::Credit);
-            Intent::Transact {
-                request: TransactionRequest { reference, kind, ..request(legs) },
-                effective_at,
-                hold: Some(term),
-            }
-        },
-    )
+    (legs, flaw, note(), kind, term, effective_at).prop_map(|(mut legs, flaw, reference, kind, term, effective_at)| {
+        if let Some((flaw, at)) = flaw {
+            spoil(&mut legs, flaw, at);
+        }
+        // Of a payment, the debit is the first leg.
+        legs.sort_by_key(|leg| leg.side == Side::Credit);
+        Intent::Transact {
+            request: TransactionRequest { reference, kind, ..request(legs) },
+            effective_at,
+            hold: Some(term),
+        }
+    })
 }
 
 /// What may be wrong with the rate of an exchange.

@@ -366,7 +366,11 @@ impl Model {
                 let is_among = |asset: &str| legs.iter().any(|leg| leg.asset.as_str() == asset);
                 let Some(rate) = plain_decimal(rate) else { return false };
                 let Some(remainder) = plain_decimal(remainder.as_deref().unwrap_or("0")) else { return false };
-                if !is_among(from) || !is_among(to) || from == to || !rate.is_positive() || remainder.abs() >= BigDecimal::one()
+                if !is_among(from)
+                    || !is_among(to)
+                    || from == to
+                    || !rate.is_positive()
+                    || remainder.abs() >= BigDecimal::one()
                 {
                     return false;
                 }
