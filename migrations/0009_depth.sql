@@ -95,6 +95,7 @@ CREATE TABLE transaction_accounts (
 );
 
 -- What velocity limits have counted, one row per account, limit and bucket of time.
+-- A row goes when the limit counts on the account and the bucket is out of its window.
 CREATE TABLE velocity_usage (
     shard          smallint NOT NULL,
     ledger_id      integer NOT NULL,

@@ -10,11 +10,11 @@ use chrono::{DateTime, Utc};
 
 use super::filters::{Between, Pair};
 use super::problem::Problem;
-use super::story::TransactionOutput;
+use super::story::{TransactionOutput, listed};
 use crate::ledger::{Account, AccountCode, AccountStatus, Amount, Kind, Side};
 use crate::metadata;
 use crate::store::connection::Pool;
-use crate::store::search::{self, Direction, Outcomes, Range, Step};
+use crate::store::search::{self, Direction, Outcomes, Range, Standing, Step};
 use crate::store::{self, LedgerId, Shard};
 
 /// Candidates that one search looks at: some 100 ms of PostgreSQL and as much of
@@ -59,7 +59,7 @@ impl TransactionFilter {
     }
 
     fn outcomes(&self) -> Outcomes {
-        Outcomes { posted: self.status != Some("rejected"), rejected: self.status != Some("posted") }
+        Outcomes::of(self.status)
     }
 }
 
@@ -71,6 +71,7 @@ pub enum Walk {
     Reference(String),
     Metadata(Pair),
     Account(Shard, i64),
+    State(Standing),
     Log,
 }
 
@@ -79,6 +80,7 @@ pub enum Walk {
 pub struct TransactionSearch<'a> {
     pub pool: &'a Pool,
     pub ledger_id: LedgerId,
+    pub shard_count: Shard,
     pub filter: TransactionFilter,
     pub direction: Direction,
     pub limit: i64,
@@ -112,7 +114,13 @@ impl TransactionSearch<'_> {
             if self.direction == Direction::Descending {
                 events.reverse();
             }
-            found.extend(events.iter().filter_map(TransactionOutput::new).filter(|output| self.filter.holds(output)));
+            events.retain(search::begins);
+            let mut latest = search::latest(self.pool, self.ledger_id, self.shard_count, &events).await?;
+            let outputs = events.into_iter().filter_map(|event| {
+                let last = latest.remove(&event.position);
+                listed(event, last)
+            });
+            found.extend(outputs.filter(|output| self.filter.holds(output)));
             if found.len() as i64 > self.limit {
                 found.truncate(self.limit as usize);
                 let last = found.last().map(|last| last.position as i64);
@@ -156,6 +164,7 @@ impl TransactionSearch<'_> {
             Walk::Metadata((key, value)) => {
                 search::of_metadata(pool, ledger_id, (key, value), range, direction, limit).await
             }
+            Walk::State(standing) => search::of_state(pool, ledger_id, *standing, range, direction, limit).await,
             Walk::Account(shard, id) => {
                 search::of_account(pool, (ledger_id, *shard, *id), outcomes, range, direction, limit).await
             }

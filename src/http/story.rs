@@ -1,8 +1,8 @@
 //! A transaction as `GET` shows it: what its events have made of it.
 //!
 //! One that was authorised or scheduled has more than one event under its id, and
-//! captures and reversals have ids of their own and name it. A search shows each
-//! event that it finds by itself; [`told`] puts the story together.
+//! captures and reversals have ids of their own and name it. [`told`] puts the story
+//! together; [`listed`] does so for lists, which leave the others out.
 
 use std::sync::Arc;
 
@@ -263,6 +263,20 @@ pub fn told(story: &Story) -> Option<TransactionOutput> {
         output.events = story.own.iter().map(link).collect();
     }
     Some(output)
+}
+
+/// A transaction as lists show it, from its first event and the last one about it:
+/// without its other events, and without the captures and reversals that name it.
+pub fn listed(first: Event, last: Option<Event>) -> Option<TransactionOutput> {
+    let Some(last) = last else { return TransactionOutput::new(&first) };
+    let mut story = Story { own: vec![first], ..Story::default() };
+    if last.transaction_id == story.own[0].transaction_id {
+        story.own.push(last);
+    } else {
+        story.latest = Some(last);
+    }
+    let output = told(&story)?;
+    Some(TransactionOutput { captures: None, reversals: None, events: Vec::new(), ..output })
 }
 
 /// What captures and the end of a hold have left of it.

@@ -14,8 +14,8 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
 use crate::ledger::{
-    AccountChanged, AccountCode, AccountId, Amount, Authorisation, Balance, Cancelled, Event, Fact, HoldState, Leg,
-    Origin, Position, RejectedTransaction, Release, Scheduled, Side, Transaction,
+    AccountChanged, AccountCode, AccountId, Amount, Authorisation, Balance, Cancelled, Counted, Event, Fact, HoldState,
+    Leg, Origin, Position, RejectedTransaction, Release, Scheduled, Side, Transaction, Usage,
 };
 use crate::metadata;
 use crate::shard::shard_of;
@@ -23,7 +23,7 @@ use crate::store::backdating::{self, BackdatedLeg};
 use crate::store::jsonb::Jsonb;
 use crate::store::projections::Flush;
 use crate::store::rows::{AccountOfRow, HoldRow, Owner, ScheduleRow, ScheduleState, UsageRow};
-use crate::store::standing::{HoldChange, ScheduleChange};
+use crate::store::standing::{HoldChange, Lapse, ScheduleChange};
 use crate::store::{LedgerId, Shard};
 
 /// The part of a flush in which a shard is, when it is written in so many parts
@@ -66,6 +66,8 @@ pub struct Fold<'a> {
     attributes: HashMap<AccountId, usize>,
     /// Row of a limit's bucket for an account.
     usage: HashMap<(AccountId, Position, i64), usize>,
+    /// Row of what a limit counts no longer for an account.
+    lapses: HashMap<(AccountId, Position), usize>,
 }
 
 /// Where the row of a hold or a scheduled transaction is.
@@ -90,6 +92,7 @@ impl<'a> Fold<'a> {
             standing: HashMap::new(),
             attributes: HashMap::new(),
             usage: HashMap::new(),
+            lapses: HashMap::new(),
         }
     }
 
@@ -303,21 +306,26 @@ impl<'a> Fold<'a> {
 
     fn add_usage(&mut self, event: &Event, transaction: &Transaction) {
         let Some(more) = &transaction.more else { return };
-        for usage in &more.usage {
-            let Some(leg) = transaction.legs.get(usize::from(usage.leg)) else { continue };
+        for Usage { leg, counted } in &more.usage {
+            let Some(leg) = transaction.legs.get(usize::from(*leg)) else { continue };
             let Some(owner) = self.owner(leg.account.as_str(), leg.account_id, event.position) else { continue };
-            let key = (leg.account_id, usage.limit, usage.bucket);
-            let row =
-                UsageRow { owner, limit: usage.limit, bucket: usage.bucket, count: usage.count, amount: usage.amount };
-            let known = self.usage.get(&key).copied();
-            let rows = &mut self.part(owner.shard).standing.usage;
-            if let Some(index) = known {
-                rows[index] = row;
-            } else {
-                let index = rows.len();
-                rows.push(row);
-                self.usage.insert(key, index);
+            let Counted { limit, bucket, since, count, amount } = *counted;
+            let row = UsageRow { owner, limit, bucket, count, amount };
+            let lapse = Lapse { owner, limit, since };
+            let known = self.usage.get(&(leg.account_id, limit, bucket)).copied();
+            let lapses = self.lapses.get(&(leg.account_id, limit)).copied();
+            let standing = &mut self.part(owner.shard).standing;
+            let (new_row, new_lapse) = (standing.usage.len(), standing.lapses.len());
+            match known {
+                Some(index) => standing.usage[index] = row,
+                None => standing.usage.push(row),
             }
+            match lapses {
+                Some(index) => standing.lapses[index] = lapse,
+                None => standing.lapses.push(lapse),
+            }
+            self.usage.entry((leg.account_id, limit, bucket)).or_insert(new_row);
+            self.lapses.entry((leg.account_id, limit)).or_insert(new_lapse);
         }
     }
 
@@ -484,7 +492,7 @@ mod tests {
             metadata: Some(r#"{"order":7}"#.into()),
             more: Some(Box::new(More {
                 origin,
-                usage: vec![Usage { leg: 0, limit: 3, bucket: 60, count: 1, amount }],
+                usage: vec![Usage { leg: 0, counted: Counted { limit: 3, bucket: 60, since: 0, count: 1, amount } }],
                 ..More::default()
             })),
         };

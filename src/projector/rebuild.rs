@@ -136,7 +136,7 @@ struct Build<'a> {
     altered: HashMap<(LedgerId, usize), Attributes>,
     /// The same of holds that are open and of transactions that are still scheduled.
     open: HashSet<(LedgerId, Position)>,
-    /// The same of the buckets that limits count in.
+    /// The same of what limits have counted, by account and the limit's position.
     used: HashSet<(LedgerId, AccountId, Position)>,
     entries: u64,
     rejections: u64,
@@ -257,7 +257,6 @@ impl<'a> Build<'a> {
                 holds.send(&mut self.rows.holds.ended).await?;
                 schedules.send(&mut self.rows.schedules.ended).await?;
                 transaction_accounts.send(&mut self.rows.transaction_accounts).await?;
-                usage.send(&mut self.rows.usage.ended).await?;
                 self.tell(heads);
             }
             self.reader = Some(ahead.finish().await?);
@@ -267,7 +266,7 @@ impl<'a> Build<'a> {
         balances.send(&mut self.rows.balances).await?;
         holds.send(&mut self.rows.holds.open).await?;
         schedules.send(&mut self.rows.schedules.open).await?;
-        usage.send(&mut self.rows.usage.open).await?;
+        usage.send(&mut self.rows.usage).await?;
         self.changed.clear();
         self.open.clear();
         self.used.clear();
@@ -337,12 +336,9 @@ impl<'a> Build<'a> {
                         after.encode(&mut rows.schedules.ended);
                     }
                 }
-                Change::Used { before, after } => {
-                    if let Some(before) = before.filter(|before| before.bucket < after.bucket) {
-                        before.encode(&mut rows.usage.ended);
-                    }
-                    self.used.insert((ledger_id, account.id, after.limit));
-                }
+                Change::Used { after, .. } => _ = self.used.insert((ledger_id, account.id, after.limit)),
+                // Whatever lapses, something has counted.
+                Change::Lapsed(_) => {}
             });
             observed.map_err(|contradiction| Error::Contradiction { ledger_id, contradiction })?;
         }
@@ -372,9 +368,9 @@ impl<'a> Build<'a> {
             };
             AttributesRow { owner: account.owner(*ledger_id), attributes }.encode(&mut rows.attributes);
         }
-        for changing in [&mut rows.holds, &mut rows.schedules, &mut rows.usage] {
-            changing.open.clear();
-        }
+        rows.holds.open.clear();
+        rows.schedules.open.clear();
+        rows.usage.clear();
         for (ledger_id, position) in &self.open {
             let Some(replay) = self.ledgers.get(ledger_id) else { continue };
             if let Some(hold) = replay.hold(*position) {
@@ -385,10 +381,8 @@ impl<'a> Build<'a> {
             }
         }
         for (ledger_id, account, limit) in &self.used {
-            let usage = self.ledgers.get(ledger_id).and_then(|replay| replay.usage(*account, *limit));
-            if let Some(usage) = usage {
-                usage.encode(&mut rows.usage.open);
-            }
+            let Some(replay) = self.ledgers.get(ledger_id) else { continue };
+            replay.usage(*account, *limit).iter().for_each(|row| row.encode(&mut rows.usage));
         }
     }
 

@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::ledger::{
-    AccountChanged, AccountCode, AccountId, Amount, AssetCode, Attributes, Authorisation, Balance, Cancelled, Event,
-    Fact, HoldRef, HoldState, Leg, LegRequest, Origin, Position, RejectedTransaction, Release, ReleaseReason,
-    Scheduled, Side, Transaction,
+    AccountChanged, AccountCode, AccountId, Amount, AssetCode, Attributes, Authorisation, Balance, Cancelled, Counted,
+    Event, Fact, HoldRef, HoldState, Leg, LegRequest, Origin, Position, RejectedTransaction, Release, ReleaseReason,
+    Scheduled, Side, Transaction, Usage,
 };
 use crate::metadata;
 use crate::shard::shard_of;
@@ -82,11 +82,13 @@ pub enum Change<'a> {
         before: Option<&'a ScheduleRow>,
         after: &'a ScheduleRow,
     },
-    /// A velocity limit counted for it: in the bucket of before, or in the next.
+    /// A velocity limit counted for it, in the same bucket as before or in a new one.
     Used {
         before: Option<&'a UsageRow>,
         after: &'a UsageRow,
     },
+    /// A bucket that counts no longer.
+    Lapsed(&'a UsageRow),
 }
 
 /// What has been taken back of a transaction.
@@ -117,8 +119,8 @@ pub struct Replay {
     holds: HashMap<Position, HoldRow>,
     /// Transactions that are still scheduled, by position.
     schedules: HashMap<Position, ScheduleRow>,
-    /// The bucket that each limit counts in, by account and the limit's position.
-    usage: HashMap<(AccountId, Position), UsageRow>,
+    /// The buckets that count, in order, by account and the limit's position.
+    usage: HashMap<(AccountId, Position), Vec<UsageRow>>,
     reversed: HashMap<uuid::Uuid, Reversed>,
 }
 
@@ -165,9 +167,9 @@ impl Replay {
         self.schedules.get(&position)
     }
 
-    /// What a limit has counted for an account in the bucket that it counts in.
-    pub fn usage(&self, account: AccountId, limit: Position) -> Option<&UsageRow> {
-        self.usage.get(&(account, limit))
+    /// What a limit has counted for an account, in the buckets that count.
+    pub fn usage(&self, account: AccountId, limit: Position) -> &[UsageRow] {
+        self.usage.get(&(account, limit)).map_or(&[], Vec::as_slice)
     }
 
     /// The transactions of which something was reversed.
@@ -600,27 +602,30 @@ impl Replay {
         transaction: &Transaction,
         observe: &mut impl FnMut(usize, &Account, Change<'_>),
     ) -> Result<(), Contradiction> {
-        for usage in transaction.more.iter().flat_map(|more| &more.usage) {
-            let leg = transaction.legs.get(usize::from(usage.leg));
-            let Some((leg, index)) = leg.and_then(|leg| Some((leg, self.index_of(leg.account_id)?))) else {
-                return Err(differs(event.position, "usage", "a leg of the transaction", usage.leg));
+        for Usage { leg, counted } in transaction.more.iter().flat_map(|more| &more.usage) {
+            let found = transaction.legs.get(usize::from(*leg));
+            let Some((leg, index)) = found.and_then(|leg| Some((leg, self.index_of(leg.account_id)?))) else {
+                return Err(differs(event.position, "usage", "a leg of the transaction", leg));
             };
             let account = &self.accounts[index];
-            let after = UsageRow {
-                owner: account.owner(self.ledger_id),
-                limit: usage.limit,
-                bucket: usage.bucket,
-                count: usage.count,
-                amount: usage.amount,
-            };
-            let before = self.usage.insert((leg.account_id, usage.limit), after);
+            let Counted { limit, bucket, since, count, amount } = *counted;
+            let after = UsageRow { owner: account.owner(self.ledger_id), limit, bucket, count, amount };
+            let rows = self.usage.entry((leg.account_id, limit)).or_default();
+            let last = rows.last().copied();
+            let before = last.filter(|last| last.bucket == bucket);
             // Time does not run backwards along the log, and so neither do buckets.
-            let follows = before.is_none_or(|before| {
-                (before.bucket, before.count, before.amount) <= (after.bucket, after.count, after.amount)
-            });
-            if !follows {
-                let expected = before.map_or_else(String::new, |before| format!("no less than {before}"));
+            let (times, sum) = before.map_or((0, Amount::ZERO), |before| (before.count, before.amount));
+            let expected = UsageRow { count: times.saturating_add(1), amount: plus(sum, leg.amount), ..after };
+            if after != expected || since > bucket || last.is_some_and(|last| last.bucket > bucket) {
                 return Err(differs(event.position, format!("account {}", account.code), expected, after));
+            }
+            let lapsed = rows.partition_point(|row| row.bucket < since);
+            for row in rows.drain(..lapsed) {
+                observe(index, account, Change::Lapsed(&row));
+            }
+            match rows.last_mut().filter(|_| before.is_some()) {
+                Some(row) => *row = after,
+                None => rows.push(after),
             }
             observe(index, account, Change::Used { before: before.as_ref(), after: &after });
         }

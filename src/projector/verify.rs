@@ -666,6 +666,11 @@ impl Ledger {
             let page_to = to.min(after + SEARCH_PAGE as u64);
             for logged in events::read_logged(&mut *conn, ledger_id, after, page_to).await? {
                 let followed = replay.apply(&logged, |of, _, change| {
+                    if let Change::Lapsed(row) = change
+                        && (of, table) == (index, Table::VelocityUsage)
+                    {
+                        rows.remove(&(row.limit as i64, row.bucket));
+                    }
                     let row = match change {
                         Change::Held { after, .. } => {
                             Some((Table::Holds, (after.position as i64, 0), after.to_string()))
@@ -933,8 +938,11 @@ fn observe(
             expected.tally(Table::ScheduledTransactions).replace(before, after, ScheduleRow::encode);
         }
         Change::Used { before, after } => {
-            let before = before.filter(|before| before.bucket == after.bucket);
             expected.tally(Table::VelocityUsage).replace(before, after, UsageRow::encode);
+        }
+        Change::Lapsed(row) => {
+            row.encode(&mut encoded);
+            expected.tally(Table::VelocityUsage).find(&encoded);
         }
     }
 }

@@ -61,7 +61,8 @@ pub struct Rows {
     pub transaction_accounts: Vec<u8>,
     pub holds: Changing,
     pub schedules: Changing,
-    pub usage: Changing,
+    /// All of an account and a limit, where anything is new.
+    pub usage: Vec<u8>,
 }
 
 /// Rows of a table whose rows change.
@@ -309,9 +310,9 @@ pub async fn write(conn: &mut PgConnection, rows: &Rows) -> Result<(), Error> {
     }
     write_backdated(conn, &rows.backdated).await?;
     write_attributes(conn, &rows.attributes).await?;
-    write_changing(conn, Table::Holds, "position", HOLD_CHANGES, &rows.holds).await?;
-    write_changing(conn, Table::ScheduledTransactions, "position", SCHEDULE_CHANGES, &rows.schedules).await?;
-    write_changing(conn, Table::VelocityUsage, "limit_position, bucket", USAGE_CHANGES, &rows.usage).await?;
+    write_changing(conn, Table::Holds, HOLD_CHANGES, &rows.holds).await?;
+    write_changing(conn, Table::ScheduledTransactions, SCHEDULE_CHANGES, &rows.schedules).await?;
+    write_usage(conn, &rows.usage).await?;
     if rows.balances.is_empty() {
         return Ok(());
     }
@@ -380,17 +381,9 @@ const HOLD_CHANGES: &str = "state = EXCLUDED.state, remaining = EXCLUDED.remaini
                             changed_position = EXCLUDED.changed_position, changed_at = EXCLUDED.changed_at";
 const SCHEDULE_CHANGES: &str = "state = EXCLUDED.state, changed_position = EXCLUDED.changed_position, \
                                 changed_at = EXCLUDED.changed_at";
-const USAGE_CHANGES: &str = "count = EXCLUDED.count, amount = EXCLUDED.amount";
 
-/// Writes rows by way of a table of their own; `key` is what the primary key has
-/// after the account.
-async fn write_changing(
-    conn: &mut PgConnection,
-    table: Table,
-    key: &str,
-    changes: &str,
-    rows: &Changing,
-) -> Result<(), Error> {
+/// Writes rows by way of a table of their own.
+async fn write_changing(conn: &mut PgConnection, table: Table, changes: &str, rows: &Changing) -> Result<(), Error> {
     if rows.ended.is_empty() && rows.open.is_empty() {
         return Ok(());
     }
@@ -404,7 +397,29 @@ async fn write_changing(
         conn,
         &format!(
             "INSERT INTO rebuild.{name} ({columns}) SELECT {columns} FROM pg_temp.changed_{name}
-             ON CONFLICT (shard, ledger_id, account_id, {key}) DO UPDATE SET {changes}"
+             ON CONFLICT (shard, ledger_id, account_id, position) DO UPDATE SET {changes}"
+        ),
+    )
+    .await
+}
+
+/// Writes what limits have counted, in place of what they had.
+async fn write_usage(conn: &mut PgConnection, rows: &[u8]) -> Result<(), Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    run(conn, "CREATE TEMP TABLE IF NOT EXISTS changed_usage (LIKE public.velocity_usage) ON COMMIT DELETE ROWS")
+        .await?;
+    let columns = Table::VelocityUsage.columns();
+    copy_all(conn, "pg_temp.changed_usage", columns, rows).await?;
+    run(
+        conn,
+        &format!(
+            "DELETE FROM rebuild.velocity_usage v
+             USING (SELECT DISTINCT shard, ledger_id, account_id, limit_position FROM pg_temp.changed_usage) AS c
+             WHERE v.shard = c.shard AND v.ledger_id = c.ledger_id AND v.account_id = c.account_id
+                AND v.limit_position = c.limit_position;
+             INSERT INTO rebuild.velocity_usage ({columns}) SELECT {columns} FROM pg_temp.changed_usage"
         ),
     )
     .await

@@ -15,8 +15,13 @@ use chrono::{DateTime, Utc};
 use super::connection::Tx;
 use super::jsonb::Jsonb;
 use super::rows::{self, AccountOfRow, HoldRow, Owner, ScheduleRow, ScheduleState, UsageRow};
-use super::{Error, LedgerId, Shard, events};
-use crate::ledger::{Amount, Attributes, HoldState, Position};
+use super::{Connection, Error, LedgerId, Shard, events};
+use crate::ledger::rule::RULES_MAX;
+use crate::ledger::{AccountId, Amount, Attributes, Counted, HoldState, Position};
+
+/// Rows that an account may have in `velocity_usage`: sixty buckets and the present
+/// one for each limit.
+const BUCKETS_MAX: i64 = 61 * RULES_MAX as i64;
 
 /// What a flush has of them. Of one hold, account or bucket there is one row.
 #[derive(Debug, Default)]
@@ -31,6 +36,8 @@ pub struct Standing {
     pub accounts: Vec<AccountOfRow>,
     pub attributes: Vec<(Owner, Attributes)>,
     pub usage: Vec<UsageRow>,
+    /// Of each limit and account in `usage`.
+    pub lapses: Vec<Lapse>,
 }
 
 /// How a hold stands after the last event about it.
@@ -53,6 +60,16 @@ pub struct ScheduleChange {
     pub state: ScheduleState,
     pub changed_position: Position,
     pub changed_at: DateTime<Utc>,
+}
+
+/// Buckets of a limit that begin before `since` count for an account no longer, and
+/// their rows go.
+#[derive(Clone, Copy, Debug)]
+pub struct Lapse {
+    pub owner: Owner,
+    /// Position of the event that set the limit.
+    pub limit: Position,
+    pub since: i64,
 }
 
 impl Standing {
@@ -108,6 +125,8 @@ pub(super) async fn write(
     let usage: Vec<&UsageRow> = standing.usage.iter().filter(|row| goes(&row.owner)).collect();
     if !usage.is_empty() {
         set_usage(tx, ledger_id, &usage).await?;
+        let lapses: Vec<&Lapse> = standing.lapses.iter().filter(|lapse| goes(&lapse.owner)).collect();
+        forget_usage(tx, ledger_id, &lapses).await?;
     }
     Ok(())
 }
@@ -265,4 +284,69 @@ async fn set_usage(tx: &mut Tx<'_>, ledger_id: LedgerId, usage: &[&UsageRow]) ->
     .execute(tx)
     .await?;
     Ok(())
+}
+
+async fn forget_usage(tx: &mut Tx<'_>, ledger_id: LedgerId, lapses: &[&Lapse]) -> Result<(), Error> {
+    let shards: Vec<Shard> = lapses.iter().map(|lapse| lapse.owner.shard).collect();
+    let account_ids: Vec<i64> = lapses.iter().map(|lapse| lapse.owner.account_id as i64).collect();
+    let limits: Vec<i64> = lapses.iter().map(|lapse| lapse.limit as i64).collect();
+    let since: Vec<i64> = lapses.iter().map(|lapse| lapse.since).collect();
+    sqlx::query!(
+        r#"
+        DELETE FROM velocity_usage v
+        USING UNNEST($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS u (shard, account_id, limit_position, since)
+        WHERE v.shard = u.shard AND v.ledger_id = $1 AND v.account_id = u.account_id
+            AND v.limit_position = u.limit_position AND v.bucket < u.since
+        "#,
+        ledger_id,
+        &shards,
+        &account_ids,
+        &limits,
+        &since
+    )
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// What velocity limits have counted on accounts, as of their shards' checkpoints:
+/// each limit's buckets that counted when it last counted, in order, with the
+/// account's number. LIMIT keeps the planner to one probe of the primary key per
+/// account: a limit has some sixty buckets at most.
+pub async fn counted(
+    conn: &mut Connection,
+    ledger_id: LedgerId,
+    shards: &[Shard],
+    account_ids: &[i64],
+) -> Result<Vec<(AccountId, Counted)>, Error> {
+    let rows = sqlx::query!(
+        r#"
+        SELECT found.account_id, found.limit_position, found.bucket, found.count, found.amount AS "amount: Amount"
+        FROM UNNEST($2::smallint[], $3::bigint[]) AS u (shard, account_id)
+        CROSS JOIN LATERAL (
+            SELECT v.account_id, v.limit_position, v.bucket, v.count, v.amount FROM velocity_usage v
+            WHERE v.shard = u.shard AND v.ledger_id = $1 AND v.account_id = u.account_id
+            ORDER BY v.limit_position, v.bucket
+            LIMIT $4
+        ) AS found
+        "#,
+        ledger_id,
+        shards,
+        account_ids,
+        BUCKETS_MAX
+    )
+    .fetch_all(conn)
+    .await?;
+    let counted = rows.into_iter().map(|row| {
+        let counted = Counted {
+            limit: row.limit_position as Position,
+            bucket: row.bucket,
+            // Of what is there, nothing has lapsed.
+            since: i64::MIN,
+            count: row.count as u32,
+            amount: row.amount,
+        };
+        (row.account_id as AccountId, counted)
+    });
+    Ok(counted.collect())
 }

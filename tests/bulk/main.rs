@@ -158,6 +158,54 @@ async fn an_import_of_which_everything_is_killed_once_is_as_if_nothing_had_been(
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
 
+/// The address of the worker that sequences `main`.
+async fn sequencer(origin: &str) -> String {
+    let cluster: Value = reqwest::get(format!("{origin}/v1/cluster")).await.unwrap().json().await.unwrap();
+    let holder = &cluster["ledgers"][0]["worker_id"];
+    let workers = cluster["workers"].as_array().unwrap();
+    let worker = workers.iter().find(|worker| worker["worker_id"] == *holder).unwrap();
+    worker["address"].as_str().unwrap().to_owned()
+}
+
+/// Its lines are forwarded to the worker that sequences. The command dies, then its
+/// replica, then the one that sequences, and at last the replica goes on alone.
+#[tokio::test]
+async fn an_import_through_a_replica_that_does_not_sequence_survives_every_death() {
+    let url = Postgres::shared().await.database().await;
+    let first = Process::spawn(&url, &[]).await;
+    first.serves().await;
+    let replica = Process::spawn(&url, &[]).await;
+    replica.serves().await;
+    let (origin, dir) = (replica.origin().to_owned(), tempfile::tempdir().unwrap());
+    assert_eq!(sequencer(&origin).await, first.origin());
+    let (file, report) = (dir.path().join("f.ndjson"), dir.path().join("refused.ndjson"));
+    write_file(&file);
+
+    let mut import = Import::start(&origin, "main", &file, &report, "4000");
+    import.passes(1_000).await;
+    import.child.kill().await.unwrap();
+    let mut import = Import::start(&origin, "main", &file, &report, "4000");
+    import.passes(5_000).await;
+    replica.kill().await;
+    let replica = Process::spawn_at(&url, origin.strip_prefix("http://").unwrap(), &[]).await;
+    import.passes(10_000).await;
+    assert_eq!(sequencer(&origin).await, first.origin());
+    first.kill().await;
+    let (status, summary) = import.ends().await;
+    assert_eq!(status, Some(3), "{summary}");
+    assert!(summary["resumed_after_line"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!((&summary["lines"], &summary["refused"]), (&(ACCOUNTS + PAYMENTS).into(), &refused().into()));
+    assert_eq!(sequencer(&origin).await, origin);
+    assert_eq!(posted(&url, "main").await, (PAYMENTS - refused()) as i64);
+    let reasons = reasons(&report);
+    let lines: std::collections::BTreeSet<u64> = reasons.iter().map(|(line, _)| *line).collect();
+    assert_eq!((reasons.len() as u64, lines.len() as u64), (refused(), refused()));
+    assert!(replica.terminate().await.success());
+    let verified =
+        Command::new(env!("CARGO_BIN_EXE_steelyard")).args(["verify", "--database-url", &url]).output().await.unwrap();
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
 #[tokio::test]
 async fn an_import_that_cannot_finish_says_so_and_one_that_is_refused_fails() {
     let dir = tempfile::tempdir().unwrap();

@@ -12,8 +12,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use steelyard::ledger::{
     AccountChanged, AccountCode, AccountType, Amount, AssetCode, Attributes, Authorisation, Balance, Cancelled, Change,
-    Direction, Expiry, Fact, Freeze, FreezeScope, HoldRef, HoldState, Kind, Leg, LegRequest, Limits, More, Origin,
-    Rate, RejectedTransaction, Rejection, Release, ReleaseReason, Rule, RuleKey, Scheduled, Scope, Side, Terms,
+    Counted, Direction, Expiry, Fact, Freeze, FreezeScope, HoldRef, HoldState, Kind, Leg, LegRequest, Limits, More,
+    Origin, Rate, RejectedTransaction, Rejection, Release, ReleaseReason, Rule, RuleKey, Scheduled, Scope, Side, Terms,
     Transaction, TransactionRequest, Usage, VelocityLimit, Window,
 };
 use steelyard::metadata;
@@ -177,7 +177,8 @@ fn rate() -> Rate {
 }
 
 fn usage() -> Usage {
-    Usage { leg: 0, limit: 17, bucket: 1_795_219_200, count: 3, amount: Amount::from(3750) }
+    let (bucket, since) = (1_795_219_200, 1_795_215_660);
+    Usage { leg: 0, counted: Counted { limit: 17, bucket, since, count: 3, amount: Amount::from(3750) } }
 }
 
 fn with(more: More) -> Transaction {
@@ -916,8 +917,12 @@ fn any_rates() -> impl Strategy<Value = Vec<Rate>> {
 }
 
 fn any_usage() -> impl Strategy<Value = Vec<Usage>> {
-    let one = (any::<u16>(), any::<u64>(), any::<i64>(), any::<u32>(), any_amount())
-        .prop_map(|(leg, limit, bucket, count, amount)| Usage { leg, limit, bucket, count, amount });
+    let one = (any::<u16>(), any::<u64>(), any::<i64>(), any::<i64>(), any::<u32>(), any_amount()).prop_map(
+        |(leg, limit, bucket, since, count, amount)| Usage {
+            leg,
+            counted: Counted { limit, bucket, since, count, amount },
+        },
+    );
     prop::collection::vec(one, 0..3)
 }
 

@@ -1,5 +1,5 @@
-//! Faults: the real process on a real PostgreSQL, while payments flow, with one
-//! of them killed, cut off or frozen.
+//! Faults: the real process on a real PostgreSQL, while payments flow, holds expire
+//! and schedules come due, with one of them killed, cut off or frozen.
 //!
 //! Each round does one thing, drawn from a seed that is printed:
 //! `STEELYARD_SEED=… STEELYARD_ROUNDS=1 cargo test --test faults` runs it again.
@@ -18,6 +18,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use sqlx::PgConnection;
@@ -25,7 +26,7 @@ use steelyard::embedded_pg::EmbeddedPg;
 use steelyard::store::Database;
 use tokio_util::sync::CancellationToken;
 
-use history::History;
+use history::{FUNDS, History, Wish};
 use proxy::{Direction, Fault, Proxy, place};
 use support::{Postgres, Process, eventually};
 
@@ -161,7 +162,22 @@ impl<'a> Stage<'a> {
             process = self.round(strike, process, &history, seed, &mut random).await;
         }
         println!("{} requests and {} reads answered", history.answered(), history.reads());
+        println!("{}", self.recorded().await);
         self.end(process).await;
+    }
+
+    /// How many events there are of each sort.
+    async fn recorded(&self) -> String {
+        let mut conn = self.database.connect_owner().await.expect("PostgreSQL is there");
+        sqlx::query_scalar(
+            "SELECT string_agg(concat_ws(' ', sort, events), ', ' ORDER BY events DESC) FROM (
+                 SELECT concat_ws(' ', type, payload -> 'rejection' ->> 'code', payload ->> 'kind') AS sort, count(*) AS events
+                 FROM events GROUP BY sort
+             )",
+        )
+        .fetch_one(&mut conn)
+        .await
+        .expect("the log can be read")
     }
 
     /// Pays while the strike is made, and checks what came of it.
@@ -385,6 +401,42 @@ async fn a_worker_that_freezes_anywhere_is_taken_over_and_is_refused_when_it_tha
     futures::future::join_all(rounds).await;
 }
 
+/// Whatever is asked for first after the start, what had come due before is settled
+/// before it; and what nobody asks for is settled too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_due_while_nobody_serves_is_settled_before_anything_sees_it() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database().await;
+    let stage = Stage::new(&postgres, &url).await;
+    let process = Process::spawn(&stage.url, &[]).await;
+    let history = History::begin(&ready(&process).await).await;
+    let [payer, holder, reader, silent] = ["wallet:1", "wallet:2", "wallet:3", "wallet:4"];
+    for account in [payer, holder, reader, silent] {
+        let hold = Wish::authorise(account, "bank", FUNDS, 1);
+        assert!(history.ask(format!("hold-{account}"), hold).await);
+    }
+    // It can be posted only after the hold has expired.
+    let schedule = Wish::pay(holder, "bank", FUNDS).at(history.now() + TimeDelta::milliseconds(1_100));
+    assert!(history.ask("schedule".to_owned(), schedule).await);
+    process.kill().await;
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+
+    let process = Process::spawn(&stage.url, &[]).await;
+    history.set_base(&ready(&process).await);
+    assert!(history.ask("all".to_owned(), Wish::pay(payer, "bank", FUNDS)).await);
+    assert!(history.ask("more".to_owned(), Wish::pay(holder, "bank", 1)).await);
+    assert_eq!((history.status("all"), history.status("more")), (Some(201), Some(422)));
+    history.read(reader).await;
+    let mut conn = stage.database.connect_owner().await.expect("PostgreSQL is there");
+    history.settle_and_check(&stage.database, &mut conn).await;
+    let expired: i64 = sqlx::query_scalar("SELECT count(*) FROM events WHERE type = 'hold_expired'")
+        .fetch_one(&mut conn)
+        .await
+        .expect("a number");
+    assert_eq!(expired, 4);
+    stage.end(process).await;
+}
+
 /// Whoever takes over from a worker with a fast clock goes on from its time, not
 /// from that of a clock of its own that is slow.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -393,7 +445,7 @@ async fn recorded_time_stands_still_rather_than_run_backwards_when_clocks_differ
     let url = postgres.database().await;
     let stage = Stage::new(&postgres, &url).await;
     let fast = Process::spawn(&stage.url, &[("STEELYARD_CLOCK_SKEW_MS", "60000")]).await;
-    let history = History::begin(&ready(&fast).await).await;
+    let history = History::begin_with_clocks_apart(&ready(&fast).await, TimeDelta::minutes(1)).await;
     fast.kill().await;
     let mut conn = stage.database.connect_owner().await.expect("PostgreSQL is there");
     // The last position, and by how much its time is ahead.

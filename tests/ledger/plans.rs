@@ -3,7 +3,7 @@
 
 use sqlx::Row;
 use steelyard::ledger::{Position, Side};
-use steelyard::store::{Connection, Database, as_of, events, keys, projections, search};
+use steelyard::store::{Connection, Database, as_of, events, keys, known, projections, search};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
@@ -95,6 +95,8 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     events::was_appended(&mut *conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
     events::of_transaction(&mut *conn, 1, uuid::Uuid::nil()).await.unwrap();
+    known::find(conn, 1, &[uuid::Uuid::nil()]).await.unwrap();
+    known::rules(conn, 1, 0, 60_000, 10).await.unwrap();
     keys::find(&mut *conn, 1, &[[0; 16]]).await.unwrap();
     projections::load_accounts(conn, 1, &[0], &["w100"]).await.unwrap();
     projections::flush(conn, 1, &[], 1, &projections::Flush::default()).await.unwrap();
@@ -107,8 +109,10 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     as_of::lines(&mut *conn, of, as_of::Lines { known: 1, after: (epoch_1970, 0), to: epoch_1970 }, 10).await.unwrap();
     as_of::recorded_at(&mut *conn, of, 1).await.unwrap();
     as_of::trial_balance(&mut *conn, 1, head, None, "w", 10).await.unwrap();
-    let (outcomes, range) =
-        (search::Outcomes { posted: true, rejected: true }, search::Range { above: 0, upto: 60_000 });
+    let (outcomes, range) = (
+        search::Outcomes { posted: true, rejected: true, authorised: true, scheduled: true },
+        search::Range { above: 0, upto: 60_000 },
+    );
     for direction in [search::Direction::Ascending, search::Direction::Descending] {
         search::of_account(&mut *conn, (1, 0, 100), outcomes, range, direction, 10).await.unwrap();
         search::of_reference(&mut *conn, 1, "r100", outcomes, range, direction, 10).await.unwrap();

@@ -23,6 +23,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use chrono::TimeDelta;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -118,7 +119,8 @@ async fn three_replicas_under_faults_lose_nothing_and_answer_once() {
 
 async fn play(mut replicas: Replicas, postgres: &Postgres, first_seed: u64, rounds: u64) {
     let database = Database::new(&replicas.url).expect("a URL");
-    let history = History::begin(&replicas.proxy.origin()).await;
+    let clocks_apart = TimeDelta::milliseconds(SKEW_MAX_MS);
+    let history = History::begin_with_clocks_apart(&replicas.proxy.origin(), clocks_apart).await;
     for seed in first_seed..first_seed + rounds {
         let mut random = SmallRng::seed_from_u64(seed);
         let strike = Strike::draw(&mut random);

@@ -28,7 +28,7 @@ use super::submission::{no_transaction, record, record_about};
 use crate::ledger::{Cancel, Command, Kind, Notes};
 use crate::shard::shard_of;
 use crate::store;
-use crate::store::search::{self, Direction, Range};
+use crate::store::search::{self, Direction, Range, Standing};
 
 /// Legs that the transactions of one batch may have together: four for each of the
 /// most transactions, as an exchange has.
@@ -166,6 +166,7 @@ pub async fn list(
         Order::Desc => Direction::Descending,
     };
     let (pool, ledger_id) = (app.worker.database.pool(), ledger.ledger_id);
+    let shard_count = app.worker.ledgers.shard_count();
     let freshness = Freshness { consistency: query.consistency, min_position: query.min_position };
     let position = reads::projections_at(&ledger, freshness).await?;
     let mut walks = Vec::new();
@@ -180,8 +181,9 @@ pub async fn list(
     } else {
         walks.extend(filter.reference.clone().map(Walk::Reference));
         walks.extend(filter.metadata.iter().cloned().map(Walk::Metadata));
+        walks.extend(filter.status.and_then(Standing::of).map(Walk::State));
         if let Some(code) = &filter.account {
-            let shard = shard_of(ledger_id, code.as_str(), app.worker.ledgers.shard_count());
+            let shard = shard_of(ledger_id, code.as_str(), shard_count);
             let id = store::projections::account_id(pool, ledger_id, shard, code.as_str()).await?;
             walks.push(Walk::Account(shard, id.ok_or_else(|| no_account(code).as_of(position))?));
         }
@@ -195,7 +197,8 @@ pub async fn list(
         range.upto = range.upto.min(search::position_before(pool, ledger_id, to).await?);
     }
     let range = search::beyond(range, direction, after);
-    let (data, next) = TransactionSearch { pool, ledger_id, filter, direction, limit }.run(walks, range).await?;
+    let search = TransactionSearch { pool, ledger_id, shard_count, filter, direction, limit };
+    let (data, next) = search.run(walks, range).await?;
     let next = next.map(|next| cursor_text(TRANSACTION_CURSOR, next as u64));
     Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
 }

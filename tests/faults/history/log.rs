@@ -1,17 +1,16 @@
 //! The log as a witness: whether it is one that a right ledger may have
 //! written, and whether it has exactly what clients asked for and were told.
-//!
-//! It shares no code with the ledger. Balances are computed anew from the
-//! amounts, with the one rule that these histories need: who pays must not fall
-//! below the floor.
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use super::{Answer, Asked, Finding, Read, Rule};
+use super::book::{Account, Book, Due, Leg, Move, Reason, Side, Totals};
+use super::request::{Scope, Wish};
+use super::{Answer, Asked, Finding, FreezeAsked, Read, Rule, found};
 
 /// A row of `events`.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -19,11 +18,22 @@ pub struct Row {
     pub position: i64,
     pub epoch: i64,
     pub recorded_at: DateTime<Utc>,
+    pub effective_at: DateTime<Utc>,
     #[sqlx(rename = "type")]
     pub type_name: String,
     pub transaction_id: Option<String>,
     pub idempotency_key: Option<String>,
     pub payload: String,
+}
+
+impl Row {
+    const fn at(&self) -> u64 {
+        self.position as u64
+    }
+
+    fn id(&self) -> &str {
+        self.transaction_id.as_deref().unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -34,77 +44,109 @@ struct Opened {
 }
 
 #[derive(Debug, Deserialize)]
-struct Transaction {
-    legs: Vec<Leg>,
-    rejection: Option<Rejection>,
-}
-
-/// A leg; what it leaves behind is there when it was posted.
-#[derive(Debug, Deserialize)]
-struct Leg {
+struct Changed {
     account: String,
     account_id: u64,
-    side: String,
+    min_balance: Option<String>,
+    freeze: Option<Freeze>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Freeze {
+    scope: Scope,
+    reason: String,
+}
+
+/// An event about a transaction, of whichever type.
+#[derive(Debug, Deserialize)]
+struct Transaction {
+    kind: Option<String>,
+    #[serde(default)]
+    legs: Vec<StatedLeg>,
+    rejection: Option<Reason>,
+    /// Of a declined attempt: what it was about.
+    subject_id: Option<String>,
+    /// Of an authorisation.
+    expires_at: Option<DateTime<Utc>>,
+    /// Of a capture, and of the end of a hold.
+    hold: Option<StatedHold>,
+    reversal: Option<StatedReversal>,
+    /// Of what was scheduled, and of its end.
+    scheduled_position: Option<u64>,
+    effective_at: Option<DateTime<Utc>>,
+}
+
+/// A leg; what it leaves behind is there when it moved something.
+#[derive(Debug, Deserialize)]
+struct StatedLeg {
+    account: String,
+    account_id: u64,
+    side: Side,
     amount: String,
     debits: Option<String>,
     credits: Option<String>,
+    debits_pending: Option<String>,
+    credits_pending: Option<String>,
     version: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Rejection {
-    code: String,
-    account: String,
-    available: Option<String>,
-    would_be: Option<String>,
-    min_balance: Option<String>,
-}
-
-/// An account and what became of it.
-#[derive(Debug)]
-struct Account {
-    id: u64,
-    floor: Option<i128>,
-    debits: i128,
-    credits: i128,
-    /// After each event that touched it, oldest first.
-    states: Vec<State>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
+struct StatedHold {
+    id: String,
     position: u64,
-    version: u64,
-    posted: i128,
+    captured: String,
+    remaining: Option<String>,
 }
 
-impl Account {
-    fn state(&self) -> State {
-        *self.states.last().expect("an account begins with a state")
-    }
+#[derive(Debug, Deserialize)]
+struct StatedReversal {
+    transaction_id: String,
+    remaining: Vec<String>,
+    #[serde(default)]
+    forced: bool,
 }
 
 /// A log that has been followed to its end.
 #[derive(Debug, Default)]
 pub struct Log {
-    accounts: BTreeMap<String, Account>,
+    book: Book,
     /// Where each key was recorded.
     keys: BTreeMap<String, u64>,
+    /// Where each freeze was recorded, by its reason.
+    freezes: Vec<(String, u64)>,
+}
+
+/// What clients asked for.
+#[derive(Clone, Copy)]
+pub struct Requests<'a> {
+    pub asked: &'a BTreeMap<String, Asked>,
+    /// By their reason, which is one for each.
+    pub freezes: &'a BTreeMap<String, FreezeAsked>,
 }
 
 impl Log {
     /// Follows the log from its beginning, beside what was asked and answered.
-    pub fn follow(rows: &[Row], asked: &BTreeMap<String, Asked>) -> Result<Self, Finding> {
+    pub fn follow(rows: &[Row], requests: Requests<'_>) -> Result<Self, Finding> {
         let mut log = Self::default();
         let mut before: Option<&Row> = None;
         for row in rows {
             check_order(before, row)?;
-            log.apply(row, asked)?;
+            log.apply(row, requests)?;
             before = Some(row);
         }
-        let lost = asked.iter().find(|(key, asked)| asked.answer.is_some() && !log.keys.contains_key(*key));
-        if let Some((key, asked)) = lost {
-            return Err(found(Rule::ExactlyOnce, format!("{key} was answered and is not in the log: {asked:?}")));
+        for (key, asked) in requests.asked {
+            log.check_acknowledged(key, asked)?;
+        }
+        let acknowledged =
+            requests.freezes.iter().filter(|(_, asked)| asked.scope.is_some() && asked.answered.is_some());
+        for (reason, asked) in acknowledged {
+            if !log.freezes.iter().any(|(frozen, _)| frozen == reason) {
+                return Err(found(
+                    Rule::ExactlyOnce,
+                    format!("{reason} was answered and is not in the log: {asked:?}"),
+                ));
+            }
         }
         Ok(log)
     }
@@ -114,32 +156,45 @@ impl Log {
         self.keys.get(key).copied()
     }
 
-    /// A read is what the log says of the account as of the read's position.
-    pub fn check_read(&self, read: &Read) -> Result<(), Finding> {
-        let differs = |expected: &str| Err(found(Rule::Reads, format!("{read:?}, but by the log {expected}")));
-        let Some(account) = self.accounts.get(&read.account) else { return differs("there is no such account") };
-        let after = account.states.partition_point(|state| state.position <= read.position);
-        let Some(state) = after.checked_sub(1).map(|last| account.states[last]) else {
-            return differs("it was opened later");
-        };
-        let seen = State { position: read.balance_position, version: read.version, posted: read.posted };
-        if seen == state { Ok(()) } else { differs(&format!("{state:?}")) }
+    /// The reasons of freezes and their ends, with where they were recorded.
+    pub fn freezes(&self) -> &[(String, u64)] {
+        &self.freezes
     }
 
-    fn apply(&mut self, row: &Row, asked: &BTreeMap<String, Asked>) -> Result<(), Finding> {
+    /// Something that was due by a moment and still waits.
+    pub fn overdue(&self, by: DateTime<Utc>) -> Option<&Due> {
+        self.book.overdue(by)
+    }
+
+    /// See [`Book::check_read`].
+    pub fn check_read(&self, read: &Read, clocks_apart: TimeDelta) -> Result<(), Finding> {
+        self.book.check_read(read, clocks_apart)
+    }
+
+    /// What was answered is in the log, but for a cancellation that came too late,
+    /// of which nothing is recorded.
+    fn check_acknowledged(&self, key: &str, asked: &Asked) -> Result<(), Finding> {
+        let Some(answer) = &asked.answer else { return Ok(()) };
+        let refused = answer.transaction.is_none();
+        if refused == self.keys.contains_key(key) {
+            let what = if refused { "refused and is" } else { "answered and is not" };
+            return Err(found(Rule::ExactlyOnce, format!("{key} was {what} in the log: {asked:?}")));
+        }
+        match &asked.wish {
+            Wish::Cancel { schedule } if refused && !self.book.was_scheduled(schedule) => {
+                Err(found(Rule::Rejections, format!("{schedule} waits, and could not be cancelled: {answer:?}")))
+            }
+            Wish::Cancel { .. } => Ok(()),
+            _ if refused => Err(found(Rule::Rejections, format!("{key} was refused: {asked:?}"))),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, row: &Row, requests: Requests<'_>) -> Result<(), Finding> {
         match row.type_name.as_str() {
             "account_opened" => self.open(row),
-            "transaction_posted" | "transaction_rejected" => {
-                let transaction: Transaction = payload(row)?;
-                let asked = self.note_key(row, asked)?;
-                check_request(row, &transaction, asked)?;
-                if row.type_name == "transaction_posted" {
-                    self.post(row, &transaction, asked)
-                } else {
-                    self.reject(row, &transaction, asked)
-                }
-            }
-            other => Err(found(Rule::Requests, format!("nobody asked for {other} at {}", row.position))),
+            "account_frozen" | "account_unfrozen" => self.freeze(row, requests.freezes),
+            _ => self.transact(row, requests.asked),
         }
     }
 
@@ -148,102 +203,381 @@ impl Log {
         if normal != "credit" {
             return Err(found(Rule::Requests, format!("{account} was opened {normal}-normal")));
         }
-        let opened = Account {
-            id: row.position as u64,
-            floor: min_balance.as_deref().map(amount),
-            debits: 0,
-            credits: 0,
-            states: vec![State { position: row.position as u64, version: 0, posted: 0 }],
+        let opened = Account::new(row.at(), min_balance.as_deref().map(amount));
+        if self.book.open(account.clone(), opened) {
+            return Ok(());
+        }
+        Err(found(Rule::ExactlyOnce, format!("{account} was opened twice, at {} and before", row.position)))
+    }
+
+    /// A freeze is recorded when it changes something, and as it was asked for.
+    fn freeze(&mut self, row: &Row, asked: &BTreeMap<String, FreezeAsked>) -> Result<(), Finding> {
+        let changed: Changed = payload(row)?;
+        let (scope, reason) = match &changed.freeze {
+            Some(freeze) => (Some(freeze.scope), &freeze.reason),
+            None => (None, changed.reason.as_ref().unwrap_or(&changed.account)),
         };
-        match self.accounts.insert(account, opened) {
-            None => Ok(()),
-            Some(earlier) => {
-                Err(found(Rule::ExactlyOnce, format!("opened twice, at {} and before: {earlier:?}", row.position)))
-            }
+        let wrong = |rule, what: &str| Err(found(rule, format!("{what}: {changed:?} at {}", row.position)));
+        let legs = [Leg { account: changed.account.clone(), side: Side::Debit, amount: 0 }];
+        self.check_moments(row, &legs, None)?;
+        let wanted = asked.get(reason).is_some_and(|asked| asked.scope == scope && asked.account == changed.account);
+        if !wanted || scope.is_some() != (row.type_name == "account_frozen") {
+            return wrong(Rule::Requests, "nobody asked for this");
         }
-    }
-
-    /// A key acts once, and only if somebody asked.
-    fn note_key<'a>(&mut self, row: &Row, asked: &'a BTreeMap<String, Asked>) -> Result<&'a Asked, Finding> {
-        let position = row.position as u64;
-        let Some(key) = &row.idempotency_key else {
-            return Err(found(Rule::Requests, format!("a transaction without a key at {position}")));
+        let again = scope.is_some() && self.freezes.iter().rev().any(|(frozen, _)| frozen == reason);
+        let Some(account) = self.book.account(&changed.account).filter(|account| account.id == changed.account_id)
+        else {
+            return wrong(Rule::Balances, "there is no such account");
         };
-        if let Some(earlier) = self.keys.insert(key.clone(), position) {
-            return Err(found(Rule::ExactlyOnce, format!("{key} is in the log at {earlier} and at {position}")));
+        if account.floor != changed.min_balance.as_deref().map(amount) {
+            return wrong(Rule::Floors, "the floor is another");
         }
-        asked.get(key).ok_or_else(|| found(Rule::Requests, format!("nobody asked for {key} at {position}")))
-    }
-
-    fn account(&mut self, row: &Row, leg: &Leg) -> Result<&mut Account, Finding> {
-        let account = self.accounts.get_mut(&leg.account).filter(|account| account.id == leg.account_id);
-        account.ok_or_else(|| found(Rule::Balances, format!("no account {} at {}", leg.account, row.position)))
-    }
-
-    fn post(&mut self, row: &Row, transaction: &Transaction, asked: &Asked) -> Result<(), Finding> {
-        if let Some(answer) = &asked.answer {
-            check_answer(row, answer, 201)?;
+        if account.freeze() == scope && (scope.is_none() || again) {
+            return wrong(Rule::ExactlyOnce, "it was so before");
         }
-        for leg in &transaction.legs {
-            let account = self.account(row, leg)?;
-            let before = account.state();
-            let total = if leg.side == "debit" { &mut account.debits } else { &mut account.credits };
-            *total += amount(&leg.amount);
-            let (debits, credits) = (account.debits, account.credits);
-            let after = State { position: row.position as u64, version: before.version + 1, posted: credits - debits };
-            let stated = (leg.debits.as_deref().map(amount), leg.credits.as_deref().map(amount), leg.version);
-            if stated != (Some(debits), Some(credits), Some(after.version)) {
-                let what = format!("at {} it is {after:?}, and the leg states {leg:?}", row.position);
-                return Err(found(Rule::Balances, what));
-            }
-            if let Some(floor) = account.floor.filter(|floor| after.posted < before.posted && after.posted < *floor) {
-                let what = format!("{} falls to {} at {}, below {floor}", leg.account, after.posted, row.position);
-                return Err(found(Rule::Floors, what));
-            }
-            account.states.push(after);
-            if let Some(answer) = &asked.answer {
-                let told = &answer.body["balances"][&leg.account];
-                if (told["version"].as_u64(), told["posted"].as_str().map(amount))
-                    != (Some(after.version), Some(after.posted))
-                {
-                    return Err(found(Rule::Answers, format!("{after:?} was answered with {told}")));
-                }
-            }
-        }
+        account.set_freeze(row.at(), scope);
+        self.freezes.push((reason.clone(), row.at()));
         Ok(())
     }
 
-    /// The one reason in these histories: who pays would have fallen below the floor.
-    fn reject(&mut self, row: &Row, transaction: &Transaction, asked: &Asked) -> Result<(), Finding> {
-        if let Some(answer) = &asked.answer {
-            check_answer(row, answer, 422)?;
-        }
-        let unjustified = |why: String| Err(found(Rule::Rejections, format!("at {}: {why}", row.position)));
-        let Some(rejection) = &transaction.rejection else { return unjustified("no reason".to_owned()) };
-        let Some(payer) = transaction.legs.iter().find(|leg| leg.side == "debit") else {
-            return unjustified("nobody pays".to_owned());
+    /// An event about a transaction: what a client wished, or what had come due.
+    fn transact(&mut self, row: &Row, asked: &BTreeMap<String, Asked>) -> Result<(), Finding> {
+        let stated: Transaction = payload(row)?;
+        let asked = self.note_key(row, asked)?;
+        let answer = asked.and_then(|asked| asked.answer.as_ref());
+        let event = Event { row, stated: &stated, answer };
+        let Some(asked) = asked else { return self.settle(&event) };
+        let wish = &asked.wish;
+        let Some(legs) = self.book.legs(wish) else {
+            return Err(event.found(Rule::Requests, &format!("there is nothing there for {wish:?}")));
         };
-        for leg in &transaction.legs {
-            self.account(row, leg)?;
-        }
-        let account = self.account(row, payer)?;
-        let available = account.state().posted;
-        let would_be = available - amount(&payer.amount);
-        let Some(floor) = account.floor.filter(|floor| would_be < *floor) else {
-            return unjustified(format!("{} could pay from {available}, with {:?}", payer.account, account.floor));
+        self.check_moments(row, &legs, None)?;
+        let scheduled = match wish {
+            Wish::Pay { effective_at: Some(at), .. } if row.type_name == "transaction_scheduled" => Some(*at),
+            _ => None,
         };
-        let stated = [&rejection.available, &rejection.would_be, &rejection.min_balance];
-        let stated = stated.map(|text| text.as_deref().map(amount));
-        let names = rejection.code == "insufficient_funds" && rejection.account == payer.account;
-        if !names || stated != [Some(available), Some(would_be), Some(floor)] {
-            return unjustified(format!("{available} would be {would_be} with the floor {floor}, not {rejection:?}"));
+        event.check_effective(match wish {
+            Wish::Pay { effective_at: Some(at), .. } => *at,
+            _ => row.recorded_at,
+        })?;
+        if let Some(at) = scheduled {
+            return self.schedule(&event, wish, at, &legs);
         }
-        match &asked.answer {
-            Some(answer) if answer.body["code"] != *rejection.code => {
-                Err(found(Rule::Answers, format!("{} was answered as {}", rejection.code, answer.body["code"])))
+        if row.type_name == "transaction_rejected" {
+            return self.reject(&event, wish, &legs);
+        }
+        self.grant(&event, wish, &legs)
+    }
+
+    /// A key acts once, and only if somebody asked. What comes due by itself has none.
+    fn note_key<'a>(&mut self, row: &Row, asked: &'a BTreeMap<String, Asked>) -> Result<Option<&'a Asked>, Finding> {
+        let Some(key) = &row.idempotency_key else { return Ok(None) };
+        if let Some(earlier) = self.keys.insert(key.clone(), row.at()) {
+            return Err(found(Rule::ExactlyOnce, format!("{key} is in the log at {earlier} and at {}", row.position)));
+        }
+        let asked = asked.get(key);
+        asked.map(Some).ok_or_else(|| found(Rule::Requests, format!("nobody asked for {key} at {}", row.position)))
+    }
+
+    /// Nothing on the event's accounts should have been settled before it.
+    fn check_moments(&self, row: &Row, legs: &[Leg], own: Option<&Due>) -> Result<(), Finding> {
+        match self.book.overlooked(legs, row.recorded_at, own) {
+            None => Ok(()),
+            Some(due) => Err(found(Rule::Due, format!("{due:?} was due, and not settled before {row:?}"))),
+        }
+    }
+
+    /// A hold expires, or a scheduled transaction is decided: once it is due, and
+    /// with effect from then.
+    fn settle(&mut self, event: &Event<'_>) -> Result<(), Finding> {
+        let (row, id) = (event.row, event.row.id());
+        let Some(due) = self.book.due(id) else {
+            return Err(event.found(Rule::Requests, "nobody asked for this, and nothing waits under its id"));
+        };
+        if row.recorded_at < due.at {
+            return Err(event.found(Rule::Due, &format!("{due:?} is not due")));
+        }
+        event.check_effective(due.at)?;
+        let Some(schedule) = self.book.schedule(id).cloned() else { return self.expire(event, &due) };
+        let Some(legs) = self.book.legs(&schedule.wish) else { return Ok(()) };
+        self.check_moments(row, &legs, Some(&due))?;
+        if event.stated.scheduled_position != Some(schedule.position) {
+            return Err(event.found(Rule::Requests, &format!("it was scheduled at {}", schedule.position)));
+        }
+        self.book.end_schedule(id, row.at(), &legs);
+        match row.type_name.as_str() {
+            "transaction_rejected" => self.reject(event, &schedule.wish, &legs),
+            _ => self.grant(event, &schedule.wish, &legs),
+        }
+    }
+
+    fn expire(&mut self, event: &Event<'_>, due: &Due) -> Result<(), Finding> {
+        let hold = event.row.id().to_owned();
+        let Some(legs) = self.book.legs(&Wish::Void { hold: hold.clone() }) else { return Ok(()) };
+        self.check_moments(event.row, &legs, Some(due))?;
+        event.check_legs(None, &legs)?;
+        self.change_hold(event, "hold_expired", &hold, 0, Some("expired"))?;
+        self.move_all(event, &legs, |leg| Move { posted: 0, pending: -leg.amount })
+    }
+
+    fn schedule(&mut self, event: &Event<'_>, wish: &Wish, at: DateTime<Utc>, legs: &[Leg]) -> Result<(), Finding> {
+        let row = event.row;
+        event.check_legs(Some("payment"), legs)?;
+        if at <= row.recorded_at || event.stated.effective_at != Some(at) {
+            return Err(event.found(Rule::Due, &format!("it was to be effective at {at}")));
+        }
+        self.book.begin_schedule(row.id(), row.at(), wish.clone(), at, legs);
+        event.check_answer(201, &[("/status", json!("scheduled"))])
+    }
+
+    /// A rejection has the reason that there is at its place.
+    fn reject(&self, event: &Event<'_>, wish: &Wish, legs: &[Leg]) -> Result<(), Finding> {
+        let kind = match wish {
+            Wish::Pay { .. } | Wish::Authorise { .. } => "payment",
+            Wish::Capture { .. } => "capture",
+            Wish::Void { .. } => "void",
+            Wish::Reverse { .. } => "reversal",
+            Wish::Cancel { .. } => "cancellation",
+        };
+        let Some(stated) = &event.stated.rejection else {
+            return Err(event.found(Rule::Rejections, "it has no reason"));
+        };
+        event.check_answer(422, &[])?;
+        event.check_legs(Some(kind), legs)?;
+        if event.stated.subject_id.as_deref() != subject(wish) {
+            return Err(event.found(Rule::Requests, &format!("{wish:?} was about another")));
+        }
+        let reason = self.book.reason(wish, legs);
+        if reason.as_ref() != Some(stated) {
+            return Err(event.found(Rule::Rejections, &format!("the reason is {reason:?}, and not {stated:?}")));
+        }
+        event.check_answer(422, &[("/code", json!(stated.code))])
+    }
+
+    /// A wish is granted when there is no reason against it.
+    fn grant(&mut self, event: &Event<'_>, wish: &Wish, legs: &[Leg]) -> Result<(), Finding> {
+        let id = event.row.id();
+        if let Some(reason) = self.book.reason(wish, legs) {
+            return Err(event.found(reason.rule(), &format!("there was a reason against it, {reason:?}")));
+        }
+        match wish {
+            Wish::Pay { effective_at: Some(at), .. } if *at > event.row.recorded_at => {
+                Err(event.found(Rule::Due, "it is not its time"))
             }
-            _ => Ok(()),
+            Wish::Pay { .. } => {
+                event.check_type("transaction_posted")?;
+                event.check_legs(Some("payment"), legs)?;
+                self.book.post(id, legs);
+                self.move_all(event, legs, |leg| Move { posted: leg.amount, pending: 0 })?;
+                event.check_answer(201, &[("/status", json!("posted")), ("/type", json!("payment"))])
+            }
+            Wish::Authorise { expires_in_s, amount, .. } => {
+                event.check_type("transaction_authorised")?;
+                event.check_legs(Some("payment"), legs)?;
+                let due = expires_in_s.map(|seconds| event.row.recorded_at + TimeDelta::seconds(seconds.into()));
+                if event.stated.expires_at != due {
+                    return Err(event.found(Rule::Due, &format!("it was to expire at {due:?}")));
+                }
+                self.book.begin_hold(id, event.row.at(), legs, due);
+                self.move_all(event, legs, |leg| Move { posted: 0, pending: leg.amount })?;
+                let told = [
+                    ("/status", json!("authorised")),
+                    ("/amount", json!(amount.to_string())),
+                    ("/captured", json!("0")),
+                    ("/remaining", json!(amount.to_string())),
+                    ("/expires_at", due.map_or(Value::Null, time)),
+                ];
+                event.check_answer(201, &told)
+            }
+            Wish::Capture { hold, last, .. } => self.capture(event, hold, *last, legs),
+            Wish::Void { hold } => {
+                event.check_legs(None, legs)?;
+                if id != hold {
+                    return Err(event.found(Rule::Requests, &format!("{hold} was to be voided")));
+                }
+                let captured = self.change_hold(event, "hold_voided", hold, 0, Some("voided"))?;
+                self.move_all(event, legs, |leg| Move { posted: 0, pending: -leg.amount })?;
+                let told = [
+                    ("/status", json!("voided")),
+                    ("/captured", json!(captured.to_string())),
+                    ("/released", json!(legs[0].amount.to_string())),
+                ];
+                event.check_answer(200, &told)
+            }
+            Wish::Reverse { transaction, force, .. } => self.reverse(event, transaction, *force, legs),
+            Wish::Cancel { schedule } => {
+                event.check_type("schedule_cancelled")?;
+                let position = self.book.schedule(schedule).map(|schedule| schedule.position);
+                if id != schedule || position.is_none() || event.stated.scheduled_position != position {
+                    return Err(event.found(Rule::Requests, &format!("{schedule} was scheduled at {position:?}")));
+                }
+                self.book.end_schedule(schedule, event.row.at(), legs);
+                event.check_answer(200, &[("/status", json!("cancelled"))])
+            }
         }
+    }
+
+    fn capture(&mut self, event: &Event<'_>, id: &str, last: bool, legs: &[Leg]) -> Result<(), Finding> {
+        event.check_legs(Some("capture"), legs)?;
+        let amount = legs[0].amount;
+        let before = self.book.hold(id).map_or(0, |hold| hold.remaining);
+        let end = (last || amount == before).then_some("captured");
+        let captured = self.change_hold(event, "transaction_posted", id, amount, end)?;
+        let remaining = if end.is_some() { 0 } else { before - amount };
+        self.book.post(event.row.id(), legs);
+        self.move_all(event, legs, |leg| Move { posted: leg.amount, pending: remaining - before })?;
+        let told = [
+            ("/type", json!("capture")),
+            ("/amount", json!(amount.to_string())),
+            ("/payment/id", json!(id)),
+            ("/payment/status", json!(end.unwrap_or("authorised"))),
+            ("/payment/captured", json!(captured.to_string())),
+            ("/payment/remaining", json!(remaining.to_string())),
+        ];
+        event.check_answer(201, &told)
+    }
+
+    /// The hold is afterwards as the event says; gives what it has captured in all.
+    fn change_hold(
+        &mut self,
+        event: &Event<'_>,
+        type_name: &str,
+        id: &str,
+        captured: i128,
+        end: Option<&'static str>,
+    ) -> Result<i128, Finding> {
+        event.check_type(type_name)?;
+        let after = self.book.change_hold(id, event.row.at(), captured, end);
+        let (Some(after), Some(stated)) = (after, &event.stated.hold) else {
+            return Err(event.found(Rule::Holds, &format!("it is not about the hold {id}")));
+        };
+        let remaining = (type_name == "transaction_posted").then_some(after.remaining);
+        let expected = (id, after.position, after.captured, remaining);
+        if (stated.id.as_str(), stated.position, amount(&stated.captured), stated.remaining.as_deref().map(amount))
+            != expected
+        {
+            return Err(event.found(Rule::Holds, &format!("the hold is {after:?}")));
+        }
+        Ok(after.captured)
+    }
+
+    fn reverse(&mut self, event: &Event<'_>, id: &str, force: bool, legs: &[Leg]) -> Result<(), Finding> {
+        event.check_type("transaction_posted")?;
+        event.check_legs(Some("reversal"), legs)?;
+        let remaining = self.book.reverse(id, legs[0].amount).unwrap_or_default();
+        let left = vec![remaining.to_string(); legs.len()];
+        let Some(stated) = &event.stated.reversal else {
+            return Err(event.found(Rule::Reversals, &format!("it is not about {id}")));
+        };
+        if (stated.transaction_id.as_str(), &stated.remaining, stated.forced) != (id, &left, force) {
+            return Err(event.found(Rule::Reversals, &format!("{left:?} is left of {id}")));
+        }
+        self.book.post(event.row.id(), legs);
+        self.move_all(event, legs, |leg| Move { posted: leg.amount, pending: 0 })?;
+        let told = [("/type", json!("reversal")), ("/reverses/id", json!(id)), ("/reverses/remaining", json!(left))];
+        event.check_answer(201, &told)
+    }
+
+    /// Moves each leg's amount, and compares what that leaves behind.
+    fn move_all(&mut self, event: &Event<'_>, legs: &[Leg], moved: impl Fn(&Leg) -> Move) -> Result<(), Finding> {
+        for (leg, stated) in legs.iter().zip(&event.stated.legs) {
+            let account = self.book.account(&leg.account).filter(|account| account.id == stated.account_id);
+            let Some(account) = account else {
+                return Err(event.found(Rule::Balances, &format!("there is no account {stated:?}")));
+            };
+            let after = account.apply(event.row.at(), leg.side, moved(leg));
+            if stated.totals() != Some(after) {
+                return Err(event.found(Rule::Balances, &format!("{} has {after:?}", leg.account)));
+            }
+            event.check_balance(&leg.account, &after)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a request is about, in the words of its rejection.
+fn subject(wish: &Wish) -> Option<&str> {
+    match wish {
+        Wish::Pay { .. } | Wish::Authorise { .. } => None,
+        Wish::Capture { hold, .. } | Wish::Void { hold } => Some(hold),
+        Wish::Reverse { transaction, .. } => Some(transaction),
+        Wish::Cancel { schedule } => Some(schedule),
+    }
+}
+
+/// An event about a transaction, with the answer to whoever asked for it.
+struct Event<'a> {
+    row: &'a Row,
+    stated: &'a Transaction,
+    answer: Option<&'a Answer>,
+}
+
+impl Event<'_> {
+    fn found(&self, rule: Rule, what: &str) -> Finding {
+        found(rule, format!("{what}, at {:?}", self.row))
+    }
+
+    fn check_type(&self, expected: &str) -> Result<(), Finding> {
+        if self.row.type_name == expected {
+            return Ok(());
+        }
+        Err(self.found(Rule::Requests, &format!("it should be {expected}")))
+    }
+
+    fn check_effective(&self, at: DateTime<Utc>) -> Result<(), Finding> {
+        if self.row.effective_at == at {
+            Ok(())
+        } else {
+            Err(self.found(Rule::Due, &format!("it is effective at {at}")))
+        }
+    }
+
+    /// The event does what was asked for, and nothing else.
+    fn check_legs(&self, kind: Option<&str>, expected: &[Leg]) -> Result<(), Finding> {
+        let leg = |leg: &StatedLeg| Leg { account: leg.account.clone(), side: leg.side, amount: amount(&leg.amount) };
+        let legs: Vec<Leg> = self.stated.legs.iter().map(leg).collect();
+        if legs == expected && self.stated.kind.as_deref() == kind {
+            return Ok(());
+        }
+        Err(self.found(Rule::Requests, &format!("{kind:?} of {expected:?} was asked for")))
+    }
+
+    /// The answer, if there is one, is about this event.
+    fn check_answer(&self, status: u16, told: &[(&str, Value)]) -> Result<(), Finding> {
+        let Some(answer) = self.answer else { return Ok(()) };
+        let about = (answer.status, &answer.transaction, answer.body["position"].as_i64());
+        let wrong = told.iter().find(|(pointer, value)| answer.body.pointer(pointer) != Some(value));
+        if about == (status, &self.row.transaction_id, Some(self.row.position)) && wrong.is_none() {
+            return Ok(());
+        }
+        Err(self.found(Rule::Answers, &format!("{wrong:?} is not in {answer:?}")))
+    }
+
+    /// The balances of an answer; what is pending stands where holds are concerned.
+    fn check_balance(&self, account: &str, after: &Totals) -> Result<(), Finding> {
+        let Some(told) = self.answer.map(|answer| &answer.body["balances"][account]) else { return Ok(()) };
+        let told_amount = |member: &str| told[member].as_str().map(amount);
+        let pending = [("pending_in", after.credits_pending), ("pending_out", after.debits_pending)];
+        let amounts = [("posted", after.posted()), ("available", after.available())];
+        let amounts = amounts.into_iter().chain(pending.into_iter().filter(|(member, _)| !told[member].is_null()));
+        let right = amounts.map(|(member, amount)| told_amount(member) == Some(amount)).all(|right| right);
+        if right && told["version"].as_u64() == Some(after.version) {
+            return Ok(());
+        }
+        Err(self.found(Rule::Answers, &format!("{after:?} was answered with {told}")))
+    }
+}
+
+impl StatedLeg {
+    fn totals(&self) -> Option<Totals> {
+        let pending = |text: &Option<String>| text.as_deref().map_or(0, amount);
+        Some(Totals {
+            debits: amount(self.debits.as_deref()?),
+            credits: amount(self.credits.as_deref()?),
+            debits_pending: pending(&self.debits_pending),
+            credits_pending: pending(&self.credits_pending),
+            version: self.version?,
+        })
     }
 }
 
@@ -264,238 +598,17 @@ fn check_order(before: Option<&Row>, row: &Row) -> Result<(), Finding> {
     Ok(())
 }
 
-/// The event does what was asked for, and nothing else.
-fn check_request(row: &Row, transaction: &Transaction, asked: &Asked) -> Result<(), Finding> {
-    let legs: Vec<(&str, &str, i128)> =
-        transaction.legs.iter().map(|leg| (leg.account.as_str(), leg.side.as_str(), amount(&leg.amount))).collect();
-    let text = |member: &str| asked.body[member].as_str().unwrap_or_default();
-    let paid = match &asked.body["amount"] {
-        Value::String(text) => amount(text),
-        number => i128::from(number.as_u64().expect("an amount")),
-    };
-    if legs == [(text("from"), "debit", paid), (text("to"), "credit", paid)] {
-        Ok(())
-    } else {
-        Err(found(Rule::Requests, format!("{} was asked for, and {legs:?} is at {}", asked.body, row.position)))
-    }
-}
-
-/// The answer is about this event.
-fn check_answer(row: &Row, answer: &Answer, status: u16) -> Result<(), Finding> {
-    let told = (answer.status, Some(&answer.transaction), answer.body["position"].as_i64());
-    if told == (status, row.transaction_id.as_ref(), Some(row.position)) {
-        Ok(())
-    } else {
-        Err(found(Rule::Answers, format!("{row:?} was answered {answer:?}")))
-    }
-}
-
-fn payload<T: for<'de> Deserialize<'de>>(row: &Row) -> Result<T, Finding> {
+fn payload<T: DeserializeOwned>(row: &Row) -> Result<T, Finding> {
     serde_json::from_str(&row.payload).map_err(|error| found(Rule::Requests, format!("{error}: {row:?}")))
+}
+
+fn time(at: DateTime<Utc>) -> Value {
+    json!(at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true))
 }
 
 fn amount(text: &str) -> i128 {
     text.parse().expect("an amount")
 }
 
-fn found(rule: Rule, what: String) -> Finding {
-    Finding { rule, what }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::time::Instant;
-
-    use serde_json::json;
-
-    use super::*;
-
-    /// Two accounts; `a` has 100 and pays 30, and then cannot pay 80.
-    fn history() -> (Vec<Row>, BTreeMap<String, Asked>) {
-        let leg = |account: &str, account_id: u64, side: &str, amount: u32, after: Option<(u32, u32, u64)>| {
-            let mut leg =
-                json!({"account": account, "account_id": account_id, "side": side, "amount": amount.to_string()});
-            if let Some((debits, credits, version)) = after {
-                leg["debits"] = json!(debits.to_string());
-                leg["credits"] = json!(credits.to_string());
-                leg["version"] = json!(version);
-            }
-            leg
-        };
-        let events = [
-            ("account_opened", None, json!({"account": "bank", "normal": "credit"})),
-            ("account_opened", None, json!({"account": "a", "normal": "credit", "min_balance": "0"})),
-            (
-                "transaction_posted",
-                Some("fund"),
-                json!({"legs": [
-                    leg("bank", 1, "debit", 100, Some((100, 0, 1))), leg("a", 2, "credit", 100, Some((0, 100, 1))),
-                ]}),
-            ),
-            (
-                "transaction_posted",
-                Some("pay"),
-                json!({"legs": [
-                    leg("a", 2, "debit", 30, Some((30, 100, 2))), leg("bank", 1, "credit", 30, Some((100, 30, 2))),
-                ]}),
-            ),
-            (
-                "transaction_rejected",
-                Some("decline"),
-                json!({
-                    "legs": [leg("a", 2, "debit", 80, None), leg("bank", 1, "credit", 80, None)],
-                    "rejection": {"code": "insufficient_funds", "account": "a",
-                                  "available": "70", "would_be": "-10", "min_balance": "0"},
-                }),
-            ),
-        ];
-        let rows = events.into_iter().zip(1..).map(|((type_name, key, payload), position)| Row {
-            position,
-            epoch: 1 + position / 3,
-            recorded_at: DateTime::from_timestamp(1_800_000_000 + position, 0).unwrap(),
-            type_name: type_name.to_owned(),
-            transaction_id: key.map(|key| format!("id of {key}")),
-            idempotency_key: key.map(str::to_owned),
-            payload: payload.to_string(),
-        });
-        let asked = |from: &str, to: &str, amount: u32, status: u16, key: &str, body: Value| {
-            let answer = Answer { status, transaction: format!("id of {key}"), body };
-            let body = json!({"from": from, "to": to, "amount": amount.to_string()});
-            let mut asked = Asked::now(body, false);
-            asked.answer = Some(answer);
-            asked.answered = Some(Instant::now());
-            (key.to_owned(), asked)
-        };
-        let balances = |a: (u64, i32), bank: (u64, i32)| json!({"a": {"version": a.0, "posted": a.1.to_string()}, "bank": {"version": bank.0, "posted": bank.1.to_string()}});
-        let asked = BTreeMap::from([
-            asked("bank", "a", 100, 201, "fund", json!({"position": 3, "balances": balances((1, 100), (1, -100))})),
-            asked("a", "bank", 30, 201, "pay", json!({"position": 4, "balances": balances((2, 70), (2, -70))})),
-            asked("a", "bank", 80, 422, "decline", json!({"position": 5, "code": "insufficient_funds"})),
-        ]);
-        (rows.collect(), asked)
-    }
-
-    /// Which rule a history breaks.
-    fn broken(rows: &[Row], asked: &BTreeMap<String, Asked>) -> Option<Rule> {
-        Log::follow(rows, asked).err().map(|finding| finding.rule)
-    }
-
-    fn replace(row: &mut Row, from: &str, to: &str) {
-        assert!(row.payload.contains(from), "{from} in {}", row.payload);
-        row.payload = row.payload.replace(from, to);
-    }
-
-    #[test]
-    fn a_right_history_passes() {
-        let (rows, mut asked) = history();
-        assert_eq!(broken(&rows, &asked), None);
-        // What was not answered may be in the log, or not.
-        asked.get_mut("pay").unwrap().answer = None;
-        assert_eq!(broken(&rows, &asked), None);
-        let never = Asked::now(json!({"from": "a", "to": "bank", "amount": "1"}), false);
-        asked.insert("never".to_owned(), never);
-        assert_eq!(broken(&rows, &asked), None);
-    }
-
-    #[test]
-    fn positions_are_contiguous_epochs_rise_and_time_does_not_run_backwards() {
-        let (mut rows, asked) = history();
-        rows.remove(2);
-        assert_eq!(broken(&rows, &asked), Some(Rule::Positions));
-        let (mut rows, asked) = history();
-        rows[4].epoch = 1;
-        assert_eq!(broken(&rows, &asked), Some(Rule::Epochs));
-        let (mut rows, asked) = history();
-        rows[4].recorded_at = rows[2].recorded_at;
-        assert_eq!(broken(&rows, &asked), Some(Rule::Time));
-    }
-
-    #[test]
-    fn what_was_acknowledged_is_in_the_log_exactly_once() {
-        let (mut rows, asked) = history();
-        rows.pop();
-        assert_eq!(broken(&rows, &asked), Some(Rule::ExactlyOnce));
-        let (mut rows, asked) = history();
-        rows[4] = Row { position: 5, ..rows[3].clone() };
-        assert_eq!(broken(&rows, &asked), Some(Rule::ExactlyOnce));
-        let (rows, mut asked) = history();
-        asked.remove("pay");
-        assert_eq!(broken(&rows, &asked), Some(Rule::Requests));
-        let (rows, mut asked) = history();
-        asked.get_mut("pay").unwrap().body["amount"] = json!("31");
-        assert_eq!(broken(&rows, &asked), Some(Rule::Requests));
-    }
-
-    #[test]
-    fn answers_are_what_the_log_says() {
-        for change in [
-            (|answer: &mut Answer| answer.status = 422) as fn(&mut Answer),
-            |answer| answer.transaction = "another".to_owned(),
-            |answer| answer.body["position"] = json!(5),
-            |answer| answer.body["balances"]["a"]["version"] = json!(3),
-            |answer| answer.body["balances"]["bank"]["posted"] = json!("-71"),
-        ] {
-            let (rows, mut asked) = history();
-            change(asked.get_mut("pay").unwrap().answer.as_mut().unwrap());
-            assert_eq!(broken(&rows, &asked), Some(Rule::Answers));
-        }
-        let (rows, mut asked) = history();
-        asked.get_mut("decline").unwrap().answer.as_mut().unwrap().body["code"] = json!("account_frozen");
-        assert_eq!(broken(&rows, &asked), Some(Rule::Answers));
-    }
-
-    #[test]
-    fn balances_follow_from_the_amounts_and_keep_their_floors() {
-        for (from, to) in [("\"credits\":\"100\"", "\"credits\":\"101\""), ("\"version\":2", "\"version\":3")] {
-            let (mut rows, asked) = history();
-            replace(&mut rows[3], from, to);
-            assert_eq!(broken(&rows, &asked), Some(Rule::Balances));
-        }
-        let (mut rows, asked) = history();
-        replace(&mut rows[1], "\"min_balance\":\"0\"", "\"min_balance\":\"71\"");
-        assert_eq!(broken(&rows, &asked), Some(Rule::Floors));
-        // The bank has none.
-        let (mut rows, asked) = history();
-        replace(&mut rows[0], "\"normal\"", "\"min_balance\":\"-99\",\"normal\"");
-        assert_eq!(broken(&rows, &asked), Some(Rule::Floors));
-    }
-
-    #[test]
-    fn a_rejection_is_justified_at_its_position() {
-        for (from, to) in [
-            ("insufficient_funds", "account_frozen"),
-            ("\"available\":\"70\"", "\"available\":\"60\""),
-            ("\"would_be\":\"-10\"", "\"would_be\":\"-20\""),
-            ("\"min_balance\":\"0\"", "\"min_balance\":\"1\""),
-        ] {
-            let (mut rows, asked) = history();
-            replace(&mut rows[4], from, to);
-            assert_eq!(broken(&rows, &asked), Some(Rule::Rejections));
-        }
-        // Before the payment there was enough.
-        let (mut rows, mut asked) = history();
-        rows.remove(3);
-        asked.remove("pay");
-        rows[3].position = 4;
-        assert_eq!(broken(&rows, &asked), Some(Rule::Answers));
-        asked.get_mut("decline").unwrap().answer = None;
-        assert_eq!(broken(&rows, &asked), Some(Rule::Rejections));
-    }
-
-    #[test]
-    fn a_read_is_what_the_log_says_as_of_its_position() {
-        let (rows, asked) = history();
-        let log = Log::follow(&rows, &asked).unwrap();
-        let read = |position, balance_position, version, posted| {
-            let now = Instant::now();
-            let account = "a".to_owned();
-            let read = Read { account, version, posted, balance_position, position, called: now, answered: now };
-            log.check_read(&read).is_ok()
-        };
-        assert!(read(2, 2, 0, 0) && read(3, 3, 1, 100) && read(4, 4, 2, 70) && read(5, 4, 2, 70));
-        assert!(!read(1, 1, 0, 0), "not opened yet");
-        assert!(!read(4, 3, 1, 100), "one version old");
-        assert!(!read(3, 4, 2, 70), "one version too new");
-        assert!(!read(4, 4, 2, 71) && !read(5, 5, 2, 70));
-    }
-}
+mod tests;

@@ -1,44 +1,52 @@
 //! What clients asked and were told, and the check that the ledger did just that.
 //!
-//! Every request and answer is kept. When the faults are over, [`log`] compares
-//! them with the log, [`order`] with the clients' clock, and `verify` the
-//! projections with a fresh fold. What is found is a value, so that a test can
-//! show that it is found.
+//! [`request`] draws what they ask. Every request and answer is kept. When the
+//! faults are over, [`log`] compares them with the log, by the [`book`] that
+//! follows from it, [`order`] with the clients' clock, and `verify` the projections
+//! with a fresh fold. What is found is a value, so that a test can show that it is
+//! found.
 
+mod book;
 mod log;
 mod order;
+mod request;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::StreamExt;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use steelyard::clock::{Clock, SystemClock};
 use steelyard::store::Database;
 
+use book::Totals;
 use order::{Operation, Place};
+use request::{Scope, Seen, WALLETS, wallet};
 
-/// Accounts between which payments are made.
-pub const WALLETS: u32 = 12;
-/// Of these the first few take part in every other payment, so that several
-/// clients are always at the same account.
-const HOT_WALLETS: u32 = 3;
-/// What each is given: so little that some payments are declined.
-const FUNDS: u32 = 5_000;
+pub use request::{FUNDS, Wish};
+
 /// A client that hears nothing for so long gives up, and tries again later.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(4);
 /// Requests under way at a time while settling.
 const SETTLE_REQUESTS: usize = 8;
+/// How long an account is frozen, and one time in how many.
+const FREEZE: Duration = Duration::from_millis(8);
+const FREEZE_EVERY: u32 = 30;
 /// Payments in one batch: enough for its append to go by COPY.
 const BATCH: usize = 1_000;
 /// Batches of one client and round: what is asked for is checked after each round.
 const BATCHES_MAX: usize = 4;
 /// Tries at a definite answer after the faults are over.
 const SETTLE_TRIES_MAX: u32 = 200;
+/// How late what has come due may be settled where nobody asks for it: two seconds,
+/// and what a slow machine needs.
+const DUE_LATE_MAX: Duration = Duration::from_secs(5);
 
 /// What must hold. A finding names the one that does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,8 +65,17 @@ pub enum Rule {
     Answers,
     /// Balances in the log follow from its amounts.
     Balances,
-    /// No balance falls below its floor.
+    /// What is available does not fall below its floor, but by force.
     Floors,
+    /// No hold gives more than its amount, nor anything after its end.
+    Holds,
+    /// No more of a transaction is reversed than is left of it.
+    Reversals,
+    /// A frozen account declines what it is frozen for.
+    Freezes,
+    /// Holds expire, and scheduled transactions are decided, before anything that
+    /// would see the accounts after their moment, and never before it.
+    Due,
     /// A rejection is justified by the log at its position.
     Rejections,
     /// A read is what the log says as of its position.
@@ -85,7 +102,7 @@ impl fmt::Display for Finding {
 /// A request and the first definite answer to it.
 #[derive(Clone, Debug)]
 struct Asked {
-    body: Value,
+    wish: Wish,
     /// Whether it is asked for as an item of a batch.
     in_batch: bool,
     /// When it was first asked for.
@@ -98,30 +115,43 @@ struct Asked {
 }
 
 impl Asked {
-    fn now(body: Value, in_batch: bool) -> Self {
-        Self { body, in_batch, called: Instant::now(), answer: None, answered: None, settled: false }
+    fn now(wish: Wish, in_batch: bool) -> Self {
+        Self { wish, in_batch, called: Instant::now(), answer: None, answered: None, settled: false }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
     status: u16,
-    /// Id of the transaction, posted or declined.
-    transaction: String,
+    /// Id of the transaction, posted or declined; `None` when nothing was recorded.
+    transaction: Option<String>,
     body: Value,
+}
+
+/// A freeze, or its end: it has no key, and a reason of its own.
+#[derive(Clone, Debug)]
+struct FreezeAsked {
+    account: String,
+    /// `None` ends it.
+    scope: Option<Scope>,
+    called: Instant,
+    answered: Option<Instant>,
 }
 
 /// An account as it was read.
 #[derive(Clone, Debug)]
 struct Read {
     account: String,
-    version: u64,
-    posted: i128,
+    totals: Totals,
+    available: i128,
+    frozen: bool,
     /// Of the last event that touched it, by the answer.
     balance_position: u64,
     /// As of which it was read.
     position: u64,
     called: Instant,
+    /// The same by the machine's clock.
+    asked_at: DateTime<Utc>,
     answered: Instant,
 }
 
@@ -129,7 +159,13 @@ struct Read {
 pub struct History {
     http: reqwest::Client,
     base: Mutex<String>,
+    /// By how much the service's clocks may differ from the clients'.
+    clocks_apart: TimeDelta,
     asked: Mutex<BTreeMap<String, Asked>>,
+    freezes: Mutex<BTreeMap<String, FreezeAsked>>,
+    /// Accounts that may be frozen.
+    frozen: Mutex<BTreeSet<String>>,
+    seen: Mutex<Seen>,
     read: Mutex<Vec<Read>>,
     /// What clients noticed at once.
     noticed: Mutex<Vec<Finding>>,
@@ -138,27 +174,38 @@ pub struct History {
 impl History {
     /// Opens the accounts and funds them.
     pub async fn begin(base: &str) -> Arc<Self> {
-        Self::begin_with_patience(base, CLIENT_TIMEOUT).await
+        Self::begin_with(base, CLIENT_TIMEOUT, TimeDelta::zero()).await
+    }
+
+    /// The same where clocks differ.
+    pub async fn begin_with_clocks_apart(base: &str, clocks_apart: TimeDelta) -> Arc<Self> {
+        Self::begin_with(base, CLIENT_TIMEOUT, clocks_apart).await
     }
 
     /// The same with clients that wait for so long.
     pub async fn begin_with_patience(base: &str, patience: Duration) -> Arc<Self> {
+        Self::begin_with(base, patience, TimeDelta::zero()).await
+    }
+
+    async fn begin_with(base: &str, patience: Duration, clocks_apart: TimeDelta) -> Arc<Self> {
         let http = reqwest::Client::builder().timeout(patience).build().expect("a client");
         let history = Self {
             http,
             base: Mutex::new(base.to_owned()),
+            clocks_apart,
             asked: Mutex::default(),
+            freezes: Mutex::default(),
+            frozen: Mutex::default(),
+            seen: Mutex::default(),
             read: Mutex::default(),
             noticed: Mutex::default(),
         };
-        let mut accounts: Vec<Value> =
-            (1..=WALLETS).map(|n| json!({"code": format!("wallet:{n}"), "asset": "EUR"})).collect();
+        let mut accounts: Vec<Value> = (1..=WALLETS).map(|n| json!({"code": wallet(n), "asset": "EUR"})).collect();
         accounts.push(json!({"code": "bank", "asset": "EUR", "min_balance": null}));
         let opened = history.post("accounts/batch", None, &json!({ "accounts": accounts })).await.expect("an answer");
         assert_eq!(opened.0, 200, "{}", opened.1);
         for n in 1..=WALLETS {
-            let body = json!({"from": "bank", "to": format!("wallet:{n}"), "amount": FUNDS, "asset": "EUR"});
-            history.ask(format!("fund-{n}"), body).await;
+            history.ask(format!("fund-{n}"), Wish::pay("bank", &wallet(n), FUNDS)).await;
         }
         Arc::new(history)
     }
@@ -183,7 +230,7 @@ impl History {
             tasks.spawn(async move {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(batcher + 1) << 48);
                 for _ in (0..BATCHES_MAX).take_while(|_| !stop.is_cancelled()) {
-                    let items = (0..BATCH).map(|_| payment(&mut random)).collect();
+                    let items = history.draw_batch(&mut random);
                     history.ask_batch(items).await;
                 }
             });
@@ -193,19 +240,7 @@ impl History {
             tasks.spawn(async move {
                 let mut random = SmallRng::seed_from_u64(seed ^ u64::from(client) << 32);
                 while !stop.is_cancelled() {
-                    let (key, body) = payment(&mut random);
-                    if random.random_range(0..3) == 0 {
-                        let side = if random.random() { "from" } else { "to" };
-                        history.read(body[side].as_str().expect("a code")).await;
-                    }
-                    if !history.ask(key.clone(), body.clone()).await {
-                        // Or a dead process would be asked some thousand times.
-                        tokio::time::sleep(Duration::from_millis(5)).await;
-                    }
-                    // Impatient clients ask again at once.
-                    if random.random_range(0..10) == 0 {
-                        history.ask(key, body).await;
-                    }
+                    history.act(&mut random).await;
                 }
             });
         }
@@ -214,11 +249,64 @@ impl History {
         }
     }
 
+    /// What a client does once.
+    async fn act(&self, random: &mut SmallRng) {
+        if random.random_range(0..3) == 0 {
+            self.read(&wallet(random.random_range(1..=WALLETS))).await;
+        }
+        if random.random_range(0..FREEZE_EVERY) == 0 {
+            self.freeze_for_a_moment(&wallet(random.random_range(1..=WALLETS)), random).await;
+        }
+        let (key, wish) = (request::draw_key(random), self.draw(random));
+        if !self.ask(key.clone(), wish.clone()).await {
+            // Or a dead process would be asked some thousand times.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Impatient clients ask again at once.
+        if random.random_range(0..10) == 0 {
+            self.ask(key, wish).await;
+        }
+    }
+
+    fn draw(&self, random: &mut SmallRng) -> Wish {
+        request::draw(random, &self.seen.lock().expect("no panic"))
+    }
+
+    fn draw_batch(&self, random: &mut SmallRng) -> Vec<(String, Wish)> {
+        let seen = self.seen.lock().expect("no panic");
+        (0..BATCH).map(|_| (request::draw_key(random), request::draw_item(random, &seen))).collect()
+    }
+
     /// Asks once; keeps a definite answer, and compares it with an earlier one.
-    async fn ask(&self, key: String, body: Value) -> bool {
-        self.note_asked(&key, &body, false);
-        let Some((status, answer)) = self.post("payments", Some(&key), &body).await else { return false };
+    pub async fn ask(&self, key: String, wish: Wish) -> bool {
+        self.note_asked(&key, &wish, false);
+        let Some((status, answer)) = self.post(&wish.path(), Some(&key), &wish.body()).await else { return false };
         self.note_answer(&key, status, answer)
+    }
+
+    async fn freeze_for_a_moment(&self, account: &str, random: &mut SmallRng) {
+        self.frozen.lock().expect("no panic").insert(account.to_owned());
+        self.freeze(account, Some(Scope::draw(random))).await;
+        tokio::time::sleep(FREEZE).await;
+        self.freeze(account, None).await;
+    }
+
+    /// Freezes an account, or ends that.
+    async fn freeze(&self, account: &str, scope: Option<Scope>) -> bool {
+        let reason = format!("r-{:016x}", rand::random::<u64>());
+        let asked = FreezeAsked { account: account.to_owned(), scope, called: Instant::now(), answered: None };
+        self.freezes.lock().expect("no panic").insert(reason.clone(), asked);
+        let (path, body) = match scope {
+            Some(scope) => ("freeze", json!({"scope": scope.as_str(), "reason": reason})),
+            None => ("unfreeze", json!({"reason": reason})),
+        };
+        match self.post(&format!("accounts/{account}/{path}"), None, &body).await {
+            Some((200, _)) => {}
+            None | Some((503 | 504, _)) => return false,
+            Some((status, answer)) => panic!("{path} of {account} was answered {status}: {answer}"),
+        }
+        self.freezes.lock().expect("no panic").get_mut(&reason).expect("asked before").answered = Some(Instant::now());
+        true
     }
 
     /// Makes one payment more, which must be answered.
@@ -228,17 +316,17 @@ impl History {
 
     /// Makes one payment more, by the bank, which can always pay.
     pub async fn is_answered_anew(&self) -> bool {
-        let (key, mut body) = payment(&mut SmallRng::seed_from_u64(rand::random()));
-        body["from"] = json!("bank");
-        self.ask(key, body).await
+        let mut random = SmallRng::seed_from_u64(rand::random());
+        let to = wallet(random.random_range(1..=WALLETS));
+        self.ask(request::draw_key(&mut random), Wish::pay("bank", &to, random.random_range(1..=FUNDS / 3))).await
     }
 
     /// Asks for all of them at once; `true` when each has a definite answer.
-    async fn ask_batch(&self, items: Vec<(String, Value)>) -> bool {
+    async fn ask_batch(&self, items: Vec<(String, Wish)>) -> bool {
         let mut payments = Vec::with_capacity(items.len());
-        for (key, body) in &items {
-            self.note_asked(key, body, true);
-            let mut payment = body.clone();
+        for (key, wish) in &items {
+            self.note_asked(key, wish, true);
+            let mut payment = wish.body();
             payment["idempotency_key"] = json!(key);
             payments.push(payment);
         }
@@ -259,24 +347,29 @@ impl History {
         noted.fold(true, |all, definite| all & definite)
     }
 
-    fn note_asked(&self, key: &str, body: &Value, in_batch: bool) {
+    fn note_asked(&self, key: &str, wish: &Wish, in_batch: bool) {
         let mut asked = self.asked.lock().expect("no panic");
-        asked.entry(key.to_owned()).or_insert_with(|| Asked::now(body.clone(), in_batch));
+        asked.entry(key.to_owned()).or_insert_with(|| Asked::now(wish.clone(), in_batch));
     }
 
     /// Whether it is a definite one.
     fn note_answer(&self, key: &str, status: u16, body: Value) -> bool {
+        let mut asked = self.asked.lock().expect("no panic");
+        let known = asked.get_mut(key).expect("asked before");
         let transaction = match status {
-            201 => &body["id"],
+            200 | 201 => &body["id"],
+            // What comes too late is refused, and not recorded.
+            422 if body["code"] == "not_scheduled" => &Value::Null,
             422 => &body["transaction_id"],
             // Nothing is known: 503 and 504, and nothing else.
             503 | 504 => return false,
-            _ => panic!("{key} was answered {status}: {body}"),
+            _ => panic!("{key} was answered {status}: {body}, as to {known:?}"),
         };
-        let transaction = transaction.as_str().expect("a transaction id").to_owned();
+        let transaction = transaction.as_str().map(str::to_owned);
+        if let (200 | 201, Some(id)) = (status, &transaction) {
+            self.seen.lock().expect("no panic").note(&known.wish, id, &body);
+        }
         let answer = Answer { status, transaction, body };
-        let mut asked = self.asked.lock().expect("no panic");
-        let known = asked.get_mut(key).expect("asked before");
         match &known.answer {
             None => (known.answer, known.answered) = (Some(answer), Some(Instant::now())),
             Some(first) if *first == answer => {}
@@ -292,14 +385,14 @@ impl History {
     /// Reads every wallet, while nobody strikes.
     pub async fn read_all(&self) {
         for n in 1..=WALLETS {
-            self.read(&format!("wallet:{n}")).await;
+            self.read(&wallet(n)).await;
         }
     }
 
     /// Reads an account. Whether that was right, the log knows.
-    async fn read(&self, account: &str) {
+    pub async fn read(&self, account: &str) {
         let base = self.base.lock().expect("no panic").clone();
-        let called = Instant::now();
+        let (called, asked_at) = (Instant::now(), SystemClock.now());
         let Ok(answer) = self.http.get(format!("{base}/v1/ledgers/main/accounts/{account}")).send().await else {
             return;
         };
@@ -312,11 +405,26 @@ impl History {
         let Ok(body) = answer.json::<Value>().await else { return };
         let answered = Instant::now();
         let balance = &body["balance"];
-        let version = balance["version"].as_u64().expect("a version");
-        let posted = balance["posted"].as_str().and_then(|posted| posted.parse().ok()).expect("an amount");
-        let balance_position = balance["position"].as_u64().expect("a position");
-        let account = account.to_owned();
-        let read = Read { account, version, posted, balance_position, position, called, answered };
+        let amount = |member: &str| balance[member].as_str().and_then(|text| text.parse().ok()).expect("an amount");
+        let number = |member: &str| balance[member].as_u64().expect("a number");
+        let totals = Totals {
+            debits: amount("debits_posted"),
+            credits: amount("credits_posted"),
+            debits_pending: amount("pending_out"),
+            credits_pending: amount("pending_in"),
+            version: number("version"),
+        };
+        let read = Read {
+            account: account.to_owned(),
+            totals,
+            available: amount("available"),
+            frozen: body["status"] == "frozen",
+            balance_position: number("position"),
+            position,
+            called,
+            asked_at,
+            answered,
+        };
         self.read.lock().expect("no panic").push(read);
     }
 
@@ -346,11 +454,14 @@ impl History {
         for (key, asked) in self.asked.lock().expect("no panic").iter_mut().filter(|(_, asked)| !asked.settled) {
             asked.settled = true;
             let list = if asked.in_batch { &mut in_batch } else { &mut alone };
-            list.push((key.clone(), asked.body.clone()));
+            list.push((key.clone(), asked.wish.clone()));
+        }
+        for account in std::mem::take(&mut *self.frozen.lock().expect("no panic")) {
+            until_definite(|| self.freeze(&account, None)).await;
         }
         futures::stream::iter(alone)
-            .for_each_concurrent(SETTLE_REQUESTS, async |(key, body)| {
-                until_definite(|| self.ask(key.clone(), body.clone())).await;
+            .for_each_concurrent(SETTLE_REQUESTS, async |(key, wish)| {
+                until_definite(|| self.ask(key.clone(), wish.clone())).await;
             })
             .await;
         for items in in_batch.chunks(BATCH) {
@@ -366,25 +477,46 @@ impl History {
     pub async fn check(&self, database: &Database, conn: &mut PgConnection) -> Result<(), Finding> {
         let noticed = self.noticed.lock().expect("no panic").first().cloned();
         noticed.map_or(Ok(()), Err)?;
-        let rows: Vec<log::Row> = sqlx::query_as(
-            "SELECT position, epoch, recorded_at, type, transaction_id::text, idempotency_key, payload::text
-             FROM events WHERE ledger_id = 1 ORDER BY position",
-        )
-        .fetch_all(&mut *conn)
-        .await
-        .expect("the log can be read");
-        self.check_log(&rows)?;
-        projected(conn, rows.last().map_or(0, |row| row.position)).await;
+        let now: Option<DateTime<Utc>> = sqlx::query_scalar("SELECT max(recorded_at) FROM events WHERE ledger_id = 1")
+            .fetch_one(&mut *conn)
+            .await
+            .expect("the log can be read");
+        let begun = Instant::now();
+        let head = loop {
+            let rows = self.rows(conn).await;
+            let log = self.check_log(&rows)?;
+            // The ledger's clock is there at least, since it does not run backwards.
+            match now.and_then(|now| log.overdue(now)) {
+                None => break rows.last().map_or(0, |row| row.position),
+                Some(due) if begun.elapsed() > DUE_LATE_MAX => {
+                    return Err(found(Rule::Due, format!("{due:?} still waits at {now:?}")));
+                }
+                Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        projected(conn, head).await;
         let report = steelyard::projector::verify::verify(database, &|_, _| {}).await;
         report.map(drop).map_err(|failure| Finding { rule: Rule::Projections, what: failure.to_string() })
     }
 
-    fn check_log(&self, rows: &[log::Row]) -> Result<(), Finding> {
+    async fn rows(&self, conn: &mut PgConnection) -> Vec<log::Row> {
+        sqlx::query_as(
+            "SELECT position, epoch, recorded_at, effective_at, type, transaction_id::text, idempotency_key,
+                    payload::text
+             FROM events WHERE ledger_id = 1 ORDER BY position",
+        )
+        .fetch_all(conn)
+        .await
+        .expect("the log can be read")
+    }
+
+    fn check_log(&self, rows: &[log::Row]) -> Result<log::Log, Finding> {
         let asked = self.asked.lock().expect("no panic");
+        let freezes = self.freezes.lock().expect("no panic");
         let read = self.read.lock().expect("no panic");
-        let log = log::Log::follow(rows, &asked)?;
-        read.iter().try_for_each(|read| log.check_read(read))?;
-        let payments = asked.iter().filter_map(|(key, asked)| {
+        let log = log::Log::follow(rows, log::Requests { asked: &asked, freezes: &freezes })?;
+        read.iter().try_for_each(|read| log.check_read(read, self.clocks_apart))?;
+        let requests = asked.iter().filter_map(|(key, asked)| {
             Some(Operation {
                 what: key.clone(),
                 called: asked.called,
@@ -392,20 +524,36 @@ impl History {
                 place: Place::At(log.position(key)?),
             })
         });
+        let frozen = log.freezes().iter().map(|(reason, position)| Operation {
+            what: reason.clone(),
+            called: freezes[reason].called,
+            answered: freezes[reason].answered,
+            place: Place::At(*position),
+        });
         let reads = read.iter().map(|read| Operation {
             what: format!("{read:?}"),
             called: read.called,
             answered: Some(read.answered),
             place: Place::Behind(read.position),
         });
-        let operations: Vec<Operation<Instant>> = payments.chain(reads).collect();
+        let operations: Vec<Operation<Instant>> = requests.chain(frozen).chain(reads).collect();
         match order::contradiction(&operations) {
-            None => Ok(()),
+            None => Ok(log),
             Some((first, second)) => {
                 let what = format!("{second:?} was called after the answer to {first:?}, and stands before it");
-                Err(Finding { rule: Rule::Order, what })
+                Err(found(Rule::Order, what))
             }
         }
+    }
+
+    /// The status of the definite answer to the request under a key.
+    pub fn status(&self, key: &str) -> Option<u16> {
+        self.asked.lock().expect("no panic").get(key)?.answer.as_ref().map(|answer| answer.status)
+    }
+
+    /// The ledger's time, as of the last answer.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.seen.lock().expect("no panic").now().expect("an answer")
     }
 
     /// Requests that were definitely answered.
@@ -419,16 +567,8 @@ impl History {
     }
 }
 
-/// A random payment and its key.
-fn payment(random: &mut SmallRng) -> (String, Value) {
-    let payers = if random.random() { HOT_WALLETS } else { WALLETS };
-    let from = random.random_range(1..=payers);
-    let to = (from + random.random_range(1..WALLETS) - 1) % WALLETS + 1;
-    let amount: u32 = random.random_range(1..=FUNDS / 3);
-    let body = json!({
-        "from": format!("wallet:{from}"), "to": format!("wallet:{to}"), "amount": amount.to_string(), "asset": "EUR",
-    });
-    (format!("k-{:016x}", random.random::<u64>()), body)
+fn found(rule: Rule, what: String) -> Finding {
+    Finding { rule, what }
 }
 
 async fn until_definite<F: Future<Output = bool>>(ask: impl Fn() -> F) {
