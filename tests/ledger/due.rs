@@ -18,7 +18,7 @@ use steelyard::store::{Database, events};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{PATIENCE, code, eur, key, main_ledger, open, open_accounts, payment, submit, worker_with};
+use super::{PATIENCE, code, eur, joining, key, main_ledger, open, open_accounts, payment, submit, worker_with};
 use crate::support::{Postgres, eventually};
 
 /// The beginning of all of them.
@@ -324,7 +324,7 @@ async fn what_is_due_during_a_hand_over_happens_once() {
     first.fund("a", 10_000).await;
     let holds = (0..200).map(|n| hold("a", "b", 10, after(60 + n % 3), &format!("h{n}"))).collect();
     first.ledger.handle.submit(Work::Each(holds), Instant::now() + PATIENCE).await.unwrap();
-    let second = worker_with(&first.url, first.clock.clone(), 50_000).await;
+    let second = joining(&first.url, first.clock.clone(), 50_000).await;
     let ledger = main_ledger(&second);
     let ((), ()) = tokio::join!(first.worker.stop(), async {
         for second in [60, 61, 62] {
