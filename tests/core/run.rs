@@ -176,7 +176,8 @@ impl Run {
         self.clock += TimeDelta::seconds(clock_s);
         self.now = recorded_at(&ManualClock::new(self.clock), self.now);
         let mut steps = Vec::new();
-        while let Some((due_at, _, id)) = self.book.due(None, self.now).next() {
+        loop {
+            let Some((due_at, _, id)) = self.book.due(None, self.now).next() else { break };
             assert!(due_at <= self.now, "what is not due yet is left alone");
             let step = self.step(&Command::Settle(id));
             assert!(matches!(step.verdict, Verdict::Record(_)), "what is due is settled: {:#?}", step.verdict);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bigdecimal::{BigDecimal, Signed, Zero};
+use bigdecimal::{BigDecimal, One, Signed, Zero};
 use chrono::{DateTime, TimeDelta, Utc};
 use smallvec::SmallVec;
 use steelyard::ledger::book::WAITING_MAX;
@@ -366,7 +366,11 @@ impl Model {
                 let is_among = |asset: &str| legs.iter().any(|leg| leg.asset.as_str() == asset);
                 let Some(rate) = plain_decimal(rate) else { return false };
                 let Some(remainder) = plain_decimal(remainder.as_deref().unwrap_or("0")) else { return false };
-                if !is_among(from) || !is_among(to) || from == to || !rate.is_positive() || remainder.abs() >= 1.into()
+                if !is_among(from)
+                    || !is_among(to)
+                    || from == to
+                    || !rate.is_positive()
+                    || remainder.abs() >= BigDecimal::one()
                 {
                     return false;
                 }
@@ -515,17 +519,20 @@ impl Model {
         let State::Posted(posted) = &known.state else { return refuse(Refusal::NotReversible(*id)) };
 
         // 1 again, as far as it depends on the transaction
-        match part {
-            Part::Amount(_) if posted.legs.len() != 2 => return invalid("an amount needs a transaction of two legs"),
-            Part::Legs(legs) => {
-                let is_of_it = |leg: &LegRequest| {
-                    posted.legs.iter().any(|of| (&of.account, &of.asset) == (&leg.account, &leg.asset))
-                };
-                if !legs.iter().all(is_of_it) {
-                    return invalid("a leg is on an account of the transaction and in its asset");
-                }
+        if matches!(part, Part::Amount(_)) && posted.legs.len() != 2 {
+            return invalid("an amount needs a transaction of two legs");
+        }
+        if let Part::Legs(legs) = part {
+            // 5. account_not_found
+            let missing = |leg: &LegRequest| !self.accounts.contains_key(&leg.account);
+            if legs.iter().any(missing) {
+                let named = legs.iter().enumerate().filter(|(_, leg)| missing(leg));
+                return refuse(Refusal::AccountNotFound(named.map(|(i, leg)| (i, leg.account.clone())).collect()));
             }
-            Part::Amount(_) | Part::Rest => {}
+            // 1 again, as far as it depends on the accounts
+            if legs.iter().any(|leg| self.accounts[&leg.account].asset != leg.asset) {
+                return invalid("a leg has the asset of its account");
+            }
         }
 
         // Of each leg of the transaction, what is taken back; or the first account
@@ -548,8 +555,7 @@ impl Model {
                 for leg in legs {
                     let same = |of: &LegRequest| of.account == leg.account && of.side != leg.side;
                     let mut wanted = leg.amount;
-                    for (index, of) in posted.legs.iter().enumerate().filter(|(_, of)| same(of)) {
-                        debug_assert_eq!(of.asset, leg.asset);
+                    for (index, _) in posted.legs.iter().enumerate().filter(|(_, of)| same(of)) {
                         let more = wanted.min(minus(posted.remaining[index], taken[index]));
                         taken[index] = plus(taken[index], more);
                         wanted = minus(wanted, more);
