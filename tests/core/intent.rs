@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::sample::Index;
 use steelyard::ledger::{
-    Amount, Cancel, Capture, Command, Expiry, HoldState, Known, LegRequest, Notes, Part, Reverse, Side, State, Terms,
-    TransactionRequest, Void,
+    Account, AccountCode, AccountUpdate, Amount, Cancel, Capture, ChangeAccount, Command, Expiry, HoldState, Known,
+    LegRequest, Notes, Part, Reverse, RuleKey, Side, State, Terms, TransactionRequest, Void,
 };
 use uuid::Uuid;
 
@@ -43,6 +43,18 @@ pub enum Intent {
     Cancel {
         of: Pick,
         reference: Option<Arc<str>>,
+    },
+    Change {
+        /// Where `index` is set, it is one of those that it would do something to,
+        /// as long as there is one.
+        code: AccountCode,
+        index: Option<Index>,
+        change: AccountUpdate,
+    },
+    RemoveRule {
+        /// As with [`Self::Change`].
+        key: RuleKey,
+        index: Option<Index>,
     },
     ClosePeriod {
         before: When,
@@ -134,8 +146,16 @@ impl Pick {
             Target::Any => true,
             Target::None => false,
         };
-        let candidates: Vec<_> =
-            model.transactions.iter().filter(|(id, known)| fits(known) && may_be_picked(id)).collect();
+        let sort = |fits: &dyn Fn(&Known) -> bool| -> Vec<(&Uuid, &Known)> {
+            model.transactions.iter().filter(|(id, known)| fits(known) && may_be_picked(id)).collect()
+        };
+        let mut candidates = sort(&fits);
+        if candidates.is_empty() && matches!(self.target, Target::OpenHold) {
+            candidates = sort(&|known| matches!(known.state, State::Hold(_)));
+        }
+        if candidates.is_empty() && !matches!(self.target, Target::None) {
+            candidates = sort(&|_| true);
+        }
         match candidates.len() {
             0 => (Uuid::from_u128(1), None),
             len => {
@@ -186,6 +206,33 @@ impl Intent {
             Self::Cancel { of, reference } => {
                 let (transaction, _) = of.resolve(model, &may_be_picked);
                 Command::Cancel(Cancel { transaction, notes: notes(reference) })
+            }
+            Self::Change { code, index, change } => {
+                let suits = |account: &&Account| {
+                    let (attributes, balance) = (&account.attributes, &account.balance);
+                    match change {
+                        AccountUpdate::Update { .. } | AccountUpdate::Freeze(_) => true,
+                        AccountUpdate::Unfreeze { .. } => !attributes.closed && attributes.freeze.is_some(),
+                        AccountUpdate::Reopen { .. } => attributes.closed,
+                        AccountUpdate::Close { .. } => {
+                            !attributes.closed && balance.debits_posted == balance.credits_posted
+                        }
+                    }
+                };
+                let suitable: Vec<&Account> = model.accounts.values().filter(suits).collect();
+                let code = match index {
+                    Some(index) if !suitable.is_empty() => suitable[index.index(suitable.len())].code.clone(),
+                    _ => code.clone(),
+                };
+                Command::ChangeAccount(ChangeAccount { code, change: change.clone() })
+            }
+            Self::RemoveRule { key, index } => {
+                let keys: Vec<&RuleKey> = model.rules.keys().collect();
+                let key = match index {
+                    Some(index) if !keys.is_empty() => keys[index.index(keys.len())].clone(),
+                    _ => key.clone(),
+                };
+                Command::RemoveRule(key)
             }
             Self::ClosePeriod { before } => Command::ClosePeriod { before: before.resolve(now) },
         }
