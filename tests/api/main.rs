@@ -43,3 +43,4 @@ mod search;
 mod snapshots;
 mod stream;
 mod transactions;
+mod velocity;

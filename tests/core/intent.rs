@@ -6,8 +6,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::sample::Index;
 use steelyard::ledger::{
-    Account, AccountCode, AccountUpdate, Amount, Cancel, Capture, ChangeAccount, Command, Expiry, HoldState, Known, LegRequest, Notes, Part, Reverse, RuleKey, Side, State, Terms,
-    TransactionRequest, Void,
+    Account, AccountCode, AccountUpdate, Amount, Cancel, Capture, ChangeAccount, Command, Expiry, HoldState, Known,
+    LegRequest, Notes, Part, Reverse, RuleKey, Side, State, Terms, TransactionRequest, Void,
 };
 use uuid::Uuid;
 
@@ -211,10 +211,12 @@ impl Intent {
                 let suits = |account: &&Account| {
                     let (attributes, balance) = (&account.attributes, &account.balance);
                     match change {
-                        AccountUpdate::Update { .. } | AccountUpdate::Freeze(_) => !attributes.closed,
+                        AccountUpdate::Update { .. } | AccountUpdate::Freeze(_) => true,
                         AccountUpdate::Unfreeze { .. } => !attributes.closed && attributes.freeze.is_some(),
                         AccountUpdate::Reopen { .. } => attributes.closed,
-                        AccountUpdate::Close { .. } => !attributes.closed && balance.debits_posted == balance.credits_posted,
+                        AccountUpdate::Close { .. } => {
+                            !attributes.closed && balance.debits_posted == balance.credits_posted
+                        }
                     }
                 };
                 let suitable: Vec<&Account> = model.accounts.values().filter(suits).collect();
