@@ -38,6 +38,7 @@ mod protocol;
 mod replica;
 mod reversals;
 mod rules;
+mod rules;
 mod schedules;
 mod search;
 mod snapshots;
