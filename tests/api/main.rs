@@ -38,7 +38,6 @@ mod protocol;
 mod replica;
 mod reversals;
 mod rules;
-mod rules;
 mod schedules;
 mod search;
 mod snapshots;
