@@ -9,6 +9,7 @@ use super::rule::{Rule, RuleKey};
 use super::transaction::{
     Authorisation, Cancelled, Leg, Origin, RejectedTransaction, Release, ReleaseReason, Scheduled, Side, Transaction,
 };
+use super::velocity::Counted;
 use std::sync::Arc;
 
 /// An event's number in its ledger: 1, 2, 3, … without a gap. 0 is before the first.
@@ -147,6 +148,19 @@ impl Fact {
             Origin::Reversal { transaction, .. } => Some(*transaction),
             Origin::Schedule { .. } => None,
         }
+    }
+
+    /// What velocity limits have counted with it, each with its leg.
+    pub fn counted(&self) -> impl Iterator<Item = (&Leg, Counted)> {
+        let transaction = match self {
+            Self::TransactionPosted(transaction) => Some(transaction),
+            Self::TransactionAuthorised(authorisation) => Some(&authorisation.transaction),
+            _ => None,
+        };
+        let more = transaction.and_then(|transaction| Some((&transaction.legs, transaction.more.as_ref()?)));
+        more.into_iter().flat_map(|(legs, more)| {
+            more.usage.iter().filter_map(|usage| Some((legs.get(usize::from(usage.leg))?, usage.counted)))
+        })
     }
 
     /// The legs that it posted or made pending, each with the balance it leaves behind.

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use bigdecimal::{BigDecimal, Signed, Zero};
+use bigdecimal::{BigDecimal, One, Signed, Zero};
 
 use super::book::Book;
 use super::name::AssetCode;
@@ -47,7 +47,7 @@ fn check_rate(book: &Book, legs: &[LegRequest], rate: &Rate) -> Result<(), Refus
     ))?;
     let remainder = match &rate.remainder {
         None => Some(BigDecimal::zero()),
-        Some(text) => signed_decimal(text).filter(|remainder| remainder.abs() < BigDecimal::from(1)),
+        Some(text) => signed_decimal(text).filter(|remainder| remainder.abs() < BigDecimal::one()),
     };
     let remainder = remainder
         .ok_or(Refusal::Invalid("a remainder is a decimal between -1 and 1 with at most 18 decimals".into()))?;
@@ -65,7 +65,7 @@ fn check_rate(book: &Book, legs: &[LegRequest], rate: &Rate) -> Result<(), Refus
         rate = rate.rate,
         exact = exact.normalized().to_plain_string(),
     );
-    let can_be_named = needed.abs() < BigDecimal::from(1) && needed.fractional_digit_count() <= RATE_DIGITS_MAX as i64;
+    let can_be_named = needed.abs() < BigDecimal::one() && needed.fractional_digit_count() <= RATE_DIGITS_MAX as i64;
     let detail = if can_be_named {
         format!("{product}: the remainder to name is {:?}", needed.to_plain_string())
     } else {
@@ -96,5 +96,91 @@ fn signed_decimal(text: &str) -> Option<BigDecimal> {
     match text.strip_prefix('-') {
         Some(text) => plain_decimal(text).map(|decimal| -decimal),
         None => plain_decimal(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::fixture::{asset, transaction};
+    use super::super::transaction::{Kind, Terms};
+    use super::*;
+
+    fn book() -> Book {
+        let mut book = Book::default();
+        for (code, scale) in [("EUR", 2), ("USD", 2), ("JPY", 0), ("WEI", 18)] {
+            book.load_asset(asset(code), scale);
+        }
+        book
+    }
+
+    fn rate(from: &str, to: &str, rate: &str, remainder: Option<&str>) -> Rate {
+        Rate { from: asset(from), to: asset(to), rate: Arc::from(rate), remainder: remainder.map(Arc::from) }
+    }
+
+    /// What is wrong with the exchange of `from` into `to`, such as `100 EUR`.
+    fn checked(from: &str, to: &str, rates: Vec<Rate>) -> Result<(), String> {
+        let request = transaction(&format!("debit a {from}, credit b {from}, debit c {to}, credit d {to}"));
+        let terms = Some(Box::new(Terms { rates, ..Terms::default() }));
+        check(&book(), &TransactionRequest { terms, ..request }).map_err(|refusal| match refusal {
+            Refusal::Invalid(detail) => detail.into_owned(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_rate_holds_exactly_or_with_the_remainder_that_is_named() {
+        checked("100 EUR", "109 USD", vec![rate("EUR", "USD", "1.09", None)]).unwrap();
+        checked("101 EUR", "110 USD", vec![rate("EUR", "USD", "1.09", Some("0.09"))]).unwrap();
+        checked("101 EUR", "111 USD", vec![rate("EUR", "USD", "1.09", Some("-0.91"))]).unwrap();
+        checked("101 EUR", "110 USD", vec![rate("EUR", "USD", "1.09", Some("0.090"))]).unwrap();
+        checked("12345 EUR", "20123 JPY", vec![rate("EUR", "JPY", "163", Some("-0.65"))]).unwrap();
+        checked("12345 EUR", "20122 JPY", vec![rate("EUR", "JPY", "163", Some("0.35"))]).unwrap();
+        checked("1 EUR", "4000000000000 WEI", vec![rate("EUR", "WEI", "0.0004", None)]).unwrap();
+        checked("4000000000000 WEI", "1 EUR", vec![rate("WEI", "EUR", "2500", None)]).unwrap();
+        let both = vec![rate("EUR", "USD", "1.25", None), rate("USD", "EUR", "0.8", None)];
+        checked("100 EUR", "125 USD", both).unwrap();
+        let most = "99999999999999999999999999999999999999";
+        checked(&format!("{most} EUR"), &format!("{most} USD"), vec![rate("EUR", "USD", "1", None)]).unwrap();
+    }
+
+    #[test]
+    fn a_rate_that_does_not_hold_is_told_what_would() {
+        let wrong =
+            |to: &str, remainder| checked("101 EUR", to, vec![rate("EUR", "USD", "1.09", remainder)]).unwrap_err();
+        assert_eq!(
+            wrong("110 USD", None),
+            "101 of the smallest unit of EUR at 1.09 are exactly 110.09 of USD, and the legs debit 110: \
+             the remainder to name is \"0.09\""
+        );
+        assert_eq!(
+            wrong("112 USD", Some("0.5")),
+            "101 of the smallest unit of EUR at 1.09 are exactly 110.09 of USD, and the legs debit 112: \
+             the legs do not match the rate"
+        );
+    }
+
+    #[test]
+    fn rates_and_remainders_are_plain_decimals() {
+        for text in ["", "0", "0.0", "-1", "+1", "1.", ".5", "1e3", "1,5", "1_0", "NaN", " 1", "1.0000000000000000000"]
+        {
+            checked("100 EUR", "100 USD", vec![rate("EUR", "USD", text, None)]).unwrap_err();
+        }
+        for text in ["", "1", "-1", "1.0", "+0", "0.", "--0", "0.0000000000000000001"] {
+            checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1", Some(text))]).unwrap_err();
+        }
+        checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1.000000000000000000", Some("-0"))]).unwrap();
+        checked("100 EUR", "100 USD", vec![rate("EUR", "JPY", "1", None)]).unwrap_err();
+        checked("100 EUR", "100 USD", vec![rate("EUR", "EUR", "1", None)]).unwrap_err();
+        checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1", None); 16]).unwrap();
+        checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1", None); 17]).unwrap_err();
+    }
+
+    #[test]
+    fn a_payment_states_no_rate() {
+        let terms = Some(Box::new(Terms { rates: vec![rate("EUR", "USD", "1", None)], ..Terms::default() }));
+        let request = TransactionRequest { kind: Kind::Payment, terms, ..transaction("debit a 1 EUR, credit b 1 EUR") };
+        check(&book(), &request).unwrap_err();
     }
 }

@@ -15,6 +15,8 @@ pub mod book;
 pub mod decide;
 pub mod event;
 mod exchange;
+#[cfg(test)]
+mod fixture;
 pub mod known;
 pub mod name;
 pub mod rejection;

@@ -39,7 +39,8 @@ use crate::clock::{Clock, IdSource, recorded_at};
 use crate::failpoint::failpoint;
 use crate::ledger::decide::event;
 use crate::ledger::{
-    Account, AccountCode, Book, Command, Event, Fact, Kind, Known, Mark, Moment, Position, State, Verdict, decide,
+    Account, AccountCode, Book, Command, Counted, Event, Fact, Kind, Known, Mark, Moment, Position, State, Verdict,
+    decide,
 };
 use crate::projector::Checkpoints;
 use crate::shard::shard_of;
@@ -173,6 +174,8 @@ impl OpenBatch {
 struct Fetched {
     known: Vec<(Uuid, Known)>,
     accounts: Vec<Account>,
+    /// What velocity limits have counted on the accounts.
+    counted: Vec<(AccountCode, Counted)>,
     keys: Vec<KeyRow>,
 }
 
@@ -437,9 +440,10 @@ impl Engine {
         ids.sort_unstable();
         ids.dedup();
         let (ledger_id, shard_count) = (self.context.ledger_id, self.context.shard_count);
+        let counts = self.book.has_velocity_limits();
         self.prefetch = Some(tokio::spawn(async move {
-            let fetched =
-                tokio::time::timeout(PREFETCH_TIMEOUT, fetch(&mut conn, ledger_id, shard_count, codes, &ids, &hashes));
+            let fetched = fetch(&mut conn, (ledger_id, shard_count), codes, counts, &ids, &hashes);
+            let fetched = tokio::time::timeout(PREFETCH_TIMEOUT, fetched);
             let result = fetched.await.unwrap_or_else(|_| Err(store::error::timed_out("a prefetch took too long")));
             Ended { conn: Some(conn), result }
         }));
@@ -448,9 +452,14 @@ impl Engine {
     fn on_prefetched(&mut self, fetched: Prefetch) -> Result<(), ExitReason> {
         self.prefetch = None;
         self.prefetch_conn = fetched.conn;
-        let Fetched { known, accounts, keys } = fetched.result.map_err(ExitReason::Failed)?;
+        let Fetched { known, accounts, mut counted, keys } = fetched.result.map_err(ExitReason::Failed)?;
+        // What the book has counted itself is newer.
+        counted.retain(|(code, _)| !self.book.contains(code));
         for account in accounts {
             self.book.load_account(account);
+        }
+        for (code, counted) in counted {
+            self.book.load_counted(&code, counted);
         }
         for (id, known) in known {
             self.book.load_known(id, known);
@@ -914,9 +923,9 @@ fn keys(work: &Work) -> impl Iterator<Item = &Key> {
 /// Reads transactions, accounts and keys, and the accounts of those transactions.
 async fn fetch(
     conn: &mut Connection,
-    ledger_id: LedgerId,
-    shard_count: Shard,
+    (ledger_id, shard_count): (LedgerId, Shard),
     mut codes: Vec<AccountCode>,
+    counts: bool,
     ids: &[Uuid],
     hashes: &[[u8; 16]],
 ) -> Result<Fetched, Error> {
@@ -932,8 +941,10 @@ async fn fetch(
     } else {
         store::projections::load_accounts(conn, ledger_id, &shards, &codes).await?
     };
+    let counted =
+        if counts { store::velocity::counted(conn, ledger_id, shard_count, &accounts).await? } else { Vec::new() };
     let keys = if hashes.is_empty() { Vec::new() } else { store::keys::find(conn, ledger_id, hashes).await? };
-    Ok(Fetched { known, accounts, keys })
+    Ok(Fetched { known, accounts, counted, keys })
 }
 
 /// Answers what has waited too long.

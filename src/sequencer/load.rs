@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::append::APPENDS_MAX;
 use super::due;
 use super::keys::RecentKeys;
-use crate::ledger::{AccountCode, Attributes, Balance, Book, Event, Fact, Known, Origin, Position};
+use crate::ledger::{AccountCode, Attributes, Balance, Book, Counted, Event, Fact, Known, Origin, Position};
 use crate::shard::shard_of;
 use crate::store::{self, Connection, Database, Error, LedgerId, Shard};
 
@@ -117,6 +117,7 @@ impl Loaded {
         touched.opened.extend(later.opened);
         touched.balances.extend(later.balances);
         touched.attributes.extend(later.attributes);
+        touched.counted.extend(later.counted);
 
         let Self { book, keys, waiting, .. } = &mut self;
         for (id, trace) in touched.waiting.into_iter().chain(later.waiting) {
@@ -136,8 +137,17 @@ impl Loaded {
             let shards: Vec<Shard> = chunk.iter().map(|code| shard_of(ledger_id, code.as_str(), shard_count)).collect();
             let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
             let accounts = store::projections::load_accounts(&mut conn, ledger_id, &shards, &chunk);
-            for account in in_time(accounts).await? {
+            let accounts = in_time(accounts).await?;
+            let counted = if book.has_velocity_limits() {
+                in_time(store::velocity::counted(&mut conn, ledger_id, shard_count, &accounts)).await?
+            } else {
+                Vec::new()
+            };
+            for account in accounts {
                 book.load_account(account);
+            }
+            for (code, counted) in counted {
+                book.load_counted(&code, counted);
             }
         }
         book.settle(book.mark());
@@ -146,6 +156,9 @@ impl Loaded {
         }
         for (code, (attributes, position)) in touched.attributes {
             book.set_attributes(&code, attributes, position);
+        }
+        for (code, counted) in touched.counted {
+            book.load_counted(&code, counted);
         }
 
         let unread = (head - known.unwrap_or(0)).min(RECENT_KEYS_LOADED);
@@ -167,6 +180,8 @@ struct Touched {
     balances: HashMap<AccountCode, Balance>,
     /// The last attributes of each that was changed, and the event's position.
     attributes: HashMap<AccountCode, (Attributes, Position)>,
+    /// What velocity limits have counted, in order.
+    counted: Vec<(AccountCode, Counted)>,
     waiting: HashMap<Uuid, Trace>,
 }
 
@@ -261,6 +276,7 @@ async fn read_touched(
             for leg in event.fact.legs() {
                 touched.balances.insert(leg.account.clone(), leg.after);
             }
+            touched.counted.extend(event.fact.counted().map(|(leg, counted)| (leg.account.clone(), counted)));
             match event.fact {
                 Fact::AccountOpened { .. } => touched.opened.push(event),
                 Fact::AccountChanged(changed) => {

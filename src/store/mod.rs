@@ -25,6 +25,7 @@ pub mod rules;
 pub mod search;
 pub mod standing;
 pub mod story;
+pub mod velocity;
 pub mod verify;
 pub mod waiting;
 

@@ -141,6 +141,7 @@ async fn each_role_reaches_its_routes_and_no_other() {
     let (_server, _url, stranger, clients) = start_with_keys().await;
     for (method, path, needed) in ROUTES {
         let filled = path.replace("{ledger}", "main").replace("{code}", "x").replace("{id}", "x");
+        let filled = filled.replace("{prefix}", "x").replace("{name}", "x");
         let callers = [(None, &stranger)].into_iter().chain(Role::ALL.into_iter().map(Some).zip(&clients));
         for (role, client) in callers {
             let what = format!("{method} {path} as {role:?}");

@@ -177,9 +177,8 @@ fn rate() -> Rate {
 }
 
 fn usage() -> Usage {
-    let counted =
-        Counted { limit: 17, bucket: 1_795_219_200, since: 1_795_215_600, count: 3, amount: Amount::from(3750) };
-    Usage { leg: 0, counted }
+    let (bucket, since) = (1_795_219_200, 1_795_215_660);
+    Usage { leg: 0, counted: Counted { limit: 17, bucket, since, count: 3, amount: Amount::from(3750) } }
 }
 
 fn with(more: More) -> Transaction {

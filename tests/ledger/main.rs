@@ -32,11 +32,16 @@ async fn worker(url: &str) -> Worker {
 
 /// The same by another clock, and with fewer accounts in memory.
 async fn worker_with(url: &str, clock: Arc<dyn Clock>, accounts_max: usize) -> Worker {
-    let database = Database::new(url).expect("a URL");
-    let options = worker::Options::new(database, "http://127.0.0.1:0".to_owned(), clock);
-    let worker = Worker::start(worker::Options { accounts_max, ..options }).await.expect("the worker starts");
+    let worker = joining(url, clock, accounts_max).await;
     serving(&worker).await;
     worker
+}
+
+/// One that may have to wait for what another one holds.
+async fn joining(url: &str, clock: Arc<dyn Clock>, accounts_max: usize) -> Worker {
+    let database = Database::new(url).expect("a URL");
+    let options = worker::Options::new(database, "http://127.0.0.1:0".to_owned(), clock);
+    Worker::start(worker::Options { accounts_max, ..options }).await.expect("the worker starts")
 }
 
 async fn serving(worker: &Worker) {

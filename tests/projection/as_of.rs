@@ -14,7 +14,7 @@ use steelyard::clock::ManualClock;
 use steelyard::cluster::Worker;
 use steelyard::cluster::worker::Options;
 use steelyard::ledger::{
-    Amount, AssetCode, Command, Event, Fact, LegRequest, Limits, OpenAccount, Position, Side, TransactionRequest,
+    Amount, AssetCode, Command, Event, Fact, LegRequest, OpenAccount, Position, Side, TransactionRequest,
 };
 use steelyard::projector::verify::Failure;
 use steelyard::store::as_of::{self, Chart, Lines, Moment, Of};
@@ -67,8 +67,9 @@ async fn lived(rng: &mut SmallRng, transactions: usize) -> (Scratch, Vec<Event>)
         let open = OpenAccount {
             code: code_of(code),
             asset: AssetCode::new(asset).unwrap(),
-            normal,
-            limits: Limits { min_balance: None, max_balance: None },
+            normal: Some(normal),
+            min_balance: Some(None),
+            max_balance: Some(None),
             metadata: None,
         };
         submit(&ledger, Command::OpenAccount(open), None).await.unwrap();

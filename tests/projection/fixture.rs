@@ -10,7 +10,7 @@ use steelyard::clock::SystemClock;
 use steelyard::cluster::worker::Options;
 use steelyard::cluster::{Ledger, Status, Worker};
 use steelyard::ledger::{
-    AccountCode, Amount, AssetCode, Command, LedgerName, LegRequest, Limits, OpenAccount, Side, TransactionRequest,
+    AccountCode, Amount, AssetCode, Command, LedgerName, LegRequest, OpenAccount, Side, TransactionRequest,
 };
 use steelyard::projector::rebuild::{self, rebuild};
 use steelyard::projector::verify::{Failure, Report, verify};
@@ -135,10 +135,7 @@ async fn furnish(ledger: &Ledger) {
         opening("wallet:alice", Side::Credit, Some(0)),
         opening("wallet:bob", Side::Credit, Some(0)),
         OpenAccount { metadata: Some(Arc::from(r#"{"tier":3}"#)), ..opening("wallet:carol", Side::Credit, None) },
-        OpenAccount {
-            limits: Limits { min_balance: None, max_balance: Some(Amount::from(1_000)) },
-            ..opening("jar", Side::Credit, None)
-        },
+        OpenAccount { max_balance: Some(Some(Amount::from(1_000))), ..opening("jar", Side::Credit, None) },
     ];
     for open in book {
         submit(ledger, Command::OpenAccount(open), None).await.unwrap();
@@ -188,8 +185,9 @@ pub fn opening(code: &str, normal: Side, floor: Option<u64>) -> OpenAccount {
     OpenAccount {
         code: code_of(code),
         asset: euro(),
-        normal,
-        limits: Limits { min_balance: floor.map(Amount::from), max_balance: None },
+        normal: Some(normal),
+        min_balance: Some(floor.map(Amount::from)),
+        max_balance: None,
         metadata: None,
     }
 }

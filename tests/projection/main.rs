@@ -6,6 +6,7 @@ mod rebuild;
 mod recipes;
 mod search_speed;
 mod speed;
+mod standing;
 #[path = "../support/mod.rs"]
 mod support;
 mod verify;

@@ -131,7 +131,7 @@ impl Writer {
             let hash = store::keys::hash(key);
             self.keys.push(KeyRow { key_hash: hash, fingerprint: hash, position: self.position, event_count: 1 });
         }
-        let event = event(command, fact, key.map(Arc::from), &at);
+        let event = event(&self.book, command, fact, key.map(Arc::from), &at);
         self.book.apply(&event).unwrap();
         self.events.push(event);
         if self.events.len() == BATCH {

@@ -3,15 +3,15 @@
 
 use uuid::Uuid;
 
-use super::super::account::{Account, Attributes, Balance};
-use super::super::amount::Amount;
-use super::super::event::{AccountChanged, Change, Event, Fact, Position};
-use super::super::known::{Hold, HoldState, Known, State};
-use super::super::name::AccountCode;
-use super::super::transaction::{
+use super::{AttributesBefore, Book, Contradiction, Slot, Undo};
+use crate::ledger::account::{Account, Attributes, Balance};
+use crate::ledger::amount::Amount;
+use crate::ledger::event::{AccountChanged, Change, Event, Fact, Position};
+use crate::ledger::known::{Hold, HoldState, Known, State};
+use crate::ledger::name::AccountCode;
+use crate::ledger::transaction::{
     Authorisation, HoldRef, Kind, Leg, LegRequest, Origin, Release, ReleaseReason, Side, Transaction, Usage,
 };
-use super::{AttributesBefore, Book, Contradiction, Slot, Undo};
 
 impl Book {
     /// Makes an event so. Recomputes what the event says came out, and refuses
@@ -318,7 +318,7 @@ impl Book {
         }
     }
 
-    fn scheduled(&self, id: Uuid, position: Position) -> Result<&super::super::Scheduled, String> {
+    fn scheduled(&self, id: Uuid, position: Position) -> Result<&crate::ledger::Scheduled, String> {
         let known = self.transaction(id)?;
         check(known.position == position, "it was scheduled at another position")?;
         match &known.state {
@@ -358,4 +358,222 @@ fn unknown(code: &AccountCode) -> String {
 
 fn check(holds: bool, otherwise: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::fixture::{
+        self, Ledger, amount, capture, code, freeze, hold, id, moment, pay, pay_at, reverse, void,
+    };
+    use crate::ledger::{Cancel, Command, Expiry, FreezeScope, Notes, Part, Verdict, decide};
+
+    /// The event that `command` would be, changed by `tamper`, contradicts the book,
+    /// and leaves it as it was; unchanged, it does not.
+    fn refused(ledger: &mut Ledger, command: &Command, tamper: impl Fn(&mut Event)) {
+        let at = ledger.next();
+        let Verdict::Record(fact) = decide(&ledger.book, command, &at) else { panic!("{command:?} is declined") };
+        let event = crate::ledger::decide::event(&ledger.book, command, fact, None, &at);
+        let mut other = event.clone();
+        tamper(&mut other);
+        assert_ne!(other, event, "something is tampered with");
+        let (before, mark) = (ledger.state(), ledger.book.mark());
+        ledger.book.apply(&other).expect_err("it does not follow");
+        assert_eq!((ledger.state(), ledger.book.mark()), (before, mark));
+        ledger.book.apply(&event).unwrap();
+        ledger.book.roll_back(mark);
+    }
+
+    fn legs(event: &mut Event) -> &mut [Leg] {
+        match &mut event.fact {
+            Fact::TransactionPosted(transaction) => &mut transaction.legs,
+            Fact::TransactionAuthorised(authorisation) => &mut authorisation.transaction.legs,
+            Fact::HoldReleased(release) => &mut release.legs,
+            other => panic!("{other:?} has no legs"),
+        }
+    }
+
+    fn origin(event: &mut Event) -> &mut Origin {
+        let Fact::TransactionPosted(transaction) = &mut event.fact else { panic!("it is not posted") };
+        transaction.more.as_mut().unwrap().origin.as_mut().unwrap()
+    }
+
+    #[test]
+    fn legs_state_the_account_and_what_they_leave_behind() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::In(60)));
+        let paid = ledger.begin(&pay("alice", "bob", 50));
+        let scheduled = ledger.begin(&pay_at("alice", "bob", 5, moment(60)));
+        ledger.at(60);
+        for command in [
+            pay("alice", "bob", 10),
+            hold("alice", "bob", 10, Expiry::Never),
+            capture(held, Some(10), false),
+            capture(held, Some(10), true),
+            void(held),
+            Command::Settle(held),
+            Command::Settle(scheduled),
+            reverse(paid, Part::Rest, false),
+        ] {
+            refused(&mut ledger, &command, |event| legs(event)[0].after.version += 1);
+            refused(&mut ledger, &command, |event| legs(event)[1].after.debits_pending = amount(1));
+            refused(&mut ledger, &command, |event| legs(event)[1].after.position -= 1);
+            refused(&mut ledger, &command, |event| legs(event)[1].account_id += 1);
+            refused(&mut ledger, &command, |event| legs(event)[1].account = code("nobody"));
+            refused(&mut ledger, &command, |event| legs(event)[1].normal = Side::Debit);
+            refused(&mut ledger, &command, |event| legs(event)[1].amount = amount(11));
+            refused(&mut ledger, &command, |event| legs(event)[0].side = legs(event)[0].side.other());
+        }
+    }
+
+    #[test]
+    fn what_is_about_a_hold_follows_from_the_hold() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::In(60)));
+        ledger.record(&capture(held, Some(30), false));
+        type Field = fn(&mut HoldRef, &mut Amount, &mut Amount);
+        let wrong: [Field; 5] = [
+            |hold, _, _| hold.id = id(1),
+            |hold, _, _| hold.position += 1,
+            |_, remaining, _| *remaining = amount(59),
+            |_, remaining, _| *remaining = amount(61),
+            |_, _, captured| *captured = amount(39),
+        ];
+        for tamper in wrong {
+            refused(&mut ledger, &capture(held, Some(10), false), |event| {
+                let Origin::Capture { hold, remaining, captured } = origin(event) else { return };
+                tamper(hold, remaining, captured);
+            });
+        }
+        for command in [void(held), Command::Settle(held)] {
+            ledger.at(60);
+            let release = |event: &mut Event, tamper: fn(&mut Release)| {
+                if let Fact::HoldReleased(release) = &mut event.fact {
+                    tamper(release);
+                }
+            };
+            refused(&mut ledger, &command, |event| release(event, |release| release.hold.position += 1));
+            refused(&mut ledger, &command, |event| release(event, |release| release.captured = amount(31)));
+            refused(&mut ledger, &command, |event| event.transaction_id = Some(id(1)));
+        }
+        refused(&mut ledger, &Command::Settle(held), |event| event.effective_at = moment(61));
+        refused(&mut ledger, &Command::Settle(held), |event| event.recorded_at = moment(59));
+        let voided = ledger.record(&void(held));
+        let again = Event { position: voided.position + 1, ..voided };
+        ledger.book.apply(&again).expect_err("a hold ends once");
+        refused(&mut ledger, &hold("alice", "bob", 10, Expiry::Never), |event| event.transaction_id = Some(held));
+        refused(&mut ledger, &hold("alice", "bob", 10, Expiry::Never), |event| event.transaction_id = None);
+    }
+
+    #[test]
+    fn a_reversal_takes_only_what_is_left() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let paid = ledger.begin(&pay("alice", "bob", 100));
+        ledger.record(&reverse(paid, Part::Amount(amount(30)), false));
+        let part = reverse(paid, Part::Amount(amount(10)), false);
+        let wrong: [fn(&mut Uuid, &mut [Amount]); 4] = [
+            |id, _| *id = fixture::id(99),
+            |_, remaining| remaining[0] = amount(59),
+            |_, remaining| remaining[1] = amount(71),
+            |_, remaining| remaining.fill(amount(-1)),
+        ];
+        for tamper in wrong {
+            refused(&mut ledger, &part, |event| {
+                let Origin::Reversal { transaction, remaining, .. } = origin(event) else { return };
+                tamper(transaction, remaining);
+            });
+        }
+        refused(&mut ledger, &part, |event| {
+            let Origin::Reversal { remaining, .. } = origin(event) else { return };
+            remaining.pop();
+        });
+        let reversal = ledger.record(&reverse(paid, Part::Rest, false));
+        let again = Event { position: reversal.position + 1, ..reversal };
+        ledger.book.apply(&again).expect_err("nothing is left");
+    }
+
+    #[test]
+    fn what_is_about_a_schedule_follows_from_the_schedule() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        refused(&mut ledger, &pay_at("alice", "bob", 5, moment(60)), |event| event.effective_at = moment(61));
+        refused(&mut ledger, &pay_at("alice", "bob", 5, moment(60)), |event| event.recorded_at = moment(60));
+        let scheduled = ledger.begin(&pay_at("alice", "bob", 5, moment(60)));
+        let cancel = Command::Cancel(Cancel { transaction: scheduled, notes: Notes::default() });
+        refused(&mut ledger, &cancel, |event| {
+            let Fact::ScheduleCancelled(cancelled) = &mut event.fact else { return };
+            cancelled.position += 1;
+        });
+        refused(&mut ledger, &cancel, |event| {
+            let Fact::ScheduleCancelled(cancelled) = &mut event.fact else { return };
+            cancelled.account = code("bob");
+        });
+        ledger.at(60);
+        let settle = Command::Settle(scheduled);
+        refused(&mut ledger, &settle, |event| *origin(event) = Origin::Schedule { position: 1 });
+        refused(&mut ledger, &settle, |event| event.transaction_id = Some(id(1)));
+        refused(&mut ledger, &settle, |event| event.effective_at = moment(59));
+        ledger.record(&fixture::limits("alice", Some(1000), None));
+        refused(&mut ledger, &settle, |event| event.transaction_id = Some(id(1)));
+        ledger.record(&settle);
+        assert_eq!(ledger.state_of(scheduled), &State::Rejected);
+    }
+
+    #[test]
+    fn a_change_of_an_account_changes_what_it_says_only() {
+        use crate::ledger::AccountUpdate::{Close, Reopen, Unfreeze};
+        let update = |change| fixture::change("alice", change);
+        let because = || std::sync::Arc::from("because");
+        let mut ledger = Ledger::with(&[]);
+        ledger.record(&Command::OpenAccount(fixture::open("alice")));
+        for command in [
+            fixture::limits("alice", None, Some(9)),
+            freeze("alice", FreezeScope::All),
+            update(Unfreeze { reason: because() }),
+            freeze("alice", FreezeScope::Debits),
+            update(Close { reason: None }),
+            update(Reopen { reason: None }),
+        ] {
+            let wrong: [fn(&mut AccountChanged); 4] = [
+                |changed| changed.account_id += 1,
+                |changed| changed.account = code("nobody"),
+                |changed| changed.after.closed = !changed.after.closed,
+                |changed| {
+                    changed.change = if changed.change == Change::Closed { Change::Updated } else { Change::Closed }
+                },
+            ];
+            for tamper in wrong {
+                refused(&mut ledger, &command, |event| {
+                    let Fact::AccountChanged(changed) = &mut event.fact else { return };
+                    tamper(changed);
+                });
+            }
+            ledger.record(&command);
+        }
+    }
+
+    /// Loading reads all rules, and those of the last events once more.
+    #[test]
+    fn rules_and_periods_may_be_applied_twice() {
+        use crate::ledger::{AccountType, Limits, Rule};
+        let mut ledger = Ledger::with(&[]);
+        let set = |prefix: &str, normal| {
+            let prefix = std::sync::Arc::from(prefix);
+            Command::SetRule(Rule::AccountType(AccountType { prefix, normal, limits: Limits::default() }))
+        };
+        let remove = crate::ledger::RuleKey::AccountType(std::sync::Arc::from("b"));
+        let events = [
+            set("a", Side::Debit),
+            set("a", Side::Credit),
+            set("b", Side::Debit),
+            Command::RemoveRule(remove),
+            Command::ClosePeriod { before: moment(-9) },
+            Command::ClosePeriod { before: moment(-5) },
+        ]
+        .map(|command| ledger.record(&command));
+        let once = ledger.state();
+        events.iter().for_each(|event| ledger.book.apply(event).unwrap());
+        assert_eq!(ledger.state(), once);
+        events.iter().rev().take(4).for_each(|event| ledger.book.apply(event).unwrap());
+        assert_eq!(ledger.book.closed_before(), Some(moment(-5)));
+    }
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::super::event::Position;
-use super::super::name::AccountCode;
-use super::super::rule::{AccountType, Rule, RuleKey, Scope, VelocityLimit};
+use crate::ledger::event::Position;
+use crate::ledger::name::AccountCode;
+use crate::ledger::rule::{AccountType, Rule, RuleKey, Scope, VelocityLimit};
 
 type ByName = BTreeMap<Arc<str>, (Rule, Position)>;
 
-/// At most [`super::super::rule::RULES_MAX`] of each sort, with the position of the
+/// At most [`crate::ledger::rule::RULES_MAX`] of each sort, with the position of the
 /// event that set each.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
@@ -109,9 +109,9 @@ impl Rules {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::super::account::Limits;
-    use super::super::super::transaction::Side;
     use super::*;
+    use crate::ledger::account::Limits;
+    use crate::ledger::transaction::Side;
 
     proptest! {
         #[test]

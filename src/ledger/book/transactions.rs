@@ -9,8 +9,8 @@ use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use uuid::Uuid;
 
-use super::super::event::Position;
-use super::super::known::Known;
+use crate::ledger::event::Position;
+use crate::ledger::known::Known;
 
 /// A moment, the position of the transaction's first event, and its id.
 type Due = (DateTime<Utc>, Position, Uuid);
@@ -77,10 +77,10 @@ impl Transactions {
         before
     }
 
-    /// Forgets those that wait for nothing, until `max` of them are left.
+    /// Forgets those that wait for nothing, until `max` are left in all.
     pub fn evict(&mut self, max: usize, committed: Position) {
         for _ in 0..self.idle.len() {
-            if self.idle_len() <= max {
+            if self.by_id.len() <= max {
                 break;
             }
             let Some((id, changed)) = self.idle.pop_front() else { break };
@@ -131,4 +131,71 @@ impl Transactions {
 
 fn due(known: &Known, id: Uuid) -> Option<Due> {
     Some((known.due_at()?, known.position, id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::fixture::{Ledger, capture, hold, id, pay, reverse};
+    use crate::ledger::{Expiry, Part, State};
+
+    #[test]
+    fn only_what_waits_for_nothing_and_is_in_the_log_is_forgotten() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let waiting = ledger.begin(&hold("alice", "bob", 1, Expiry::In(60)));
+        let open = ledger.begin(&hold("alice", "bob", 1, Expiry::Never));
+        let paid = ledger.begin(&pay("alice", "bob", 5));
+        let committed = ledger.head;
+        ledger.record(&reverse(paid, Part::Rest, false));
+        ledger.book.evict_known(3, committed);
+        assert_eq!(ledger.book.known_len(), 3);
+        ledger.book.evict_known(0, committed);
+        assert!(ledger.book.known(&open).is_none());
+        assert!(ledger.book.known(&paid).is_some(), "its reversal is not in the log yet");
+        ledger.book.evict_known(0, ledger.head);
+        assert!(ledger.book.known(&paid).is_none());
+        ledger.book.evict_known(0, ledger.head);
+        assert!(ledger.book.known(&waiting).is_some());
+        assert_eq!((ledger.book.known_len(), ledger.book.waiting()), (1, 1));
+        ledger.record(&capture(waiting, None, false));
+        ledger.book.evict_known(0, ledger.head);
+        assert_eq!((ledger.book.known_len(), ledger.book.waiting()), (0, 0));
+    }
+
+    #[test]
+    fn those_longest_unchanged_go_first() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let holds: Vec<Uuid> = (0..4).map(|_| ledger.begin(&hold("alice", "bob", 9, Expiry::Never))).collect();
+        ledger.record(&capture(holds[0], Some(1), false));
+        ledger.book.evict_known(2, ledger.head);
+        let left: Vec<bool> = holds.iter().map(|hold| ledger.book.known(hold).is_some()).collect();
+        assert_eq!(left, [true, false, false, true]);
+    }
+
+    #[test]
+    fn a_copy_from_the_log_never_replaces_what_memory_has() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 9, Expiry::In(60)));
+        let copy = ledger.book.known(&held).unwrap().clone();
+        ledger.record(&capture(held, None, false));
+        ledger.book.load_known(held, copy.clone());
+        let State::Hold(hold) = ledger.state_of(held) else { panic!("it is a hold") };
+        assert!(hold.remaining.is_zero());
+        assert_eq!((ledger.book.waiting(), ledger.book.known(&held).unwrap().position), (0, copy.position));
+    }
+
+    /// Many small captures of one hold leave a note each.
+    #[test]
+    fn notes_that_are_out_of_date_are_dropped() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 5_000, Expiry::Never));
+        let other = ledger.begin(&hold("alice", "bob", 1, Expiry::Never));
+        for _ in 0..2_000 {
+            ledger.record(&capture(held, Some(1), false));
+        }
+        assert!(ledger.book.transactions.idle.len() <= STALE_MIN + 4);
+        ledger.book.evict_known(0, ledger.head);
+        assert!(ledger.book.known(&held).is_none() && ledger.book.known(&other).is_none());
+        assert_eq!(ledger.book.known(&id(1)), None);
+    }
 }

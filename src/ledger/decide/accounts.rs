@@ -1,14 +1,14 @@
 //! Assets and accounts: defining, opening, and changing what an account is.
 
-use super::super::account::{Account, Attributes, Limits};
-use super::super::amount::Amount;
-use super::super::asset::SCALE_MAX;
-use super::super::book::Book;
-use super::super::event::{AccountChanged, Change, Fact};
-use super::super::name::AssetCode;
-use super::super::rejection::Refusal;
-use super::super::transaction::Side;
 use super::{AccountUpdate, ChangeAccount, Declined, OpenAccount, invalid};
+use crate::ledger::account::{Account, Attributes, Limits};
+use crate::ledger::amount::Amount;
+use crate::ledger::asset::SCALE_MAX;
+use crate::ledger::book::Book;
+use crate::ledger::event::{AccountChanged, Change, Fact};
+use crate::ledger::name::AssetCode;
+use crate::ledger::rejection::Refusal;
+use crate::ledger::transaction::Side;
 
 pub(super) fn define_asset(book: &Book, code: &AssetCode, scale: u8) -> Result<Fact, Declined> {
     if scale > SCALE_MAX {
@@ -141,4 +141,137 @@ fn check_new_limits(account: &Account, limits: Limits) -> Result<(), Refusal> {
         return conflict("max_balance", balance.expected(normal));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ledger::fixture::{self, Ledger, amount, change as update, code, freeze, hold, limits, pay};
+    use crate::ledger::{Command, Expiry, FreezeScope, Rejection, Verdict};
+
+    fn close() -> AccountUpdate {
+        AccountUpdate::Close { reason: None }
+    }
+
+    fn reopen() -> AccountUpdate {
+        AccountUpdate::Reopen { reason: Some(Arc::from("asked for")) }
+    }
+
+    fn unfreeze() -> AccountUpdate {
+        AccountUpdate::Unfreeze { reason: Arc::from("cleared") }
+    }
+
+    fn closed(account: &str) -> Refusal {
+        Refusal::AccountState { account: code(account), state: "closed" }
+    }
+
+    /// The table above, cell by cell; the account is empty.
+    #[test]
+    fn every_change_in_every_state() {
+        use AccountUpdate::Update;
+        let metadata = || Update { min_balance: None, max_balance: None, metadata: Some(Some(Arc::from("{}"))) };
+        let freeze_debits = || {
+            let Command::ChangeAccount(change) = freeze("a", FreezeScope::Debits) else { return close() };
+            change.change
+        };
+        let changes: [(&str, AccountUpdate); 5] = [
+            ("update", metadata()),
+            ("freeze", freeze_debits()),
+            ("unfreeze", unfreeze()),
+            ("close", close()),
+            ("reopen", reopen()),
+        ];
+        for (state, outcomes) in [
+            ("open", ["account_updated", "account_frozen", "unchanged", "account_closed", "unchanged"]),
+            ("frozen", ["account_updated", "account_frozen", "account_unfrozen", "account_closed", "unchanged"]),
+            ("closed", ["refused", "refused", "refused", "unchanged", "account_reopened"]),
+            ("closed and frozen", ["refused", "refused", "refused", "unchanged", "account_reopened"]),
+        ] {
+            for ((name, change), outcome) in changes.iter().zip(outcomes) {
+                let mut ledger = Ledger::with(&[]);
+                ledger.record(&Command::OpenAccount(fixture::open("a")));
+                if state.contains("frozen") {
+                    ledger.record(&freeze("a", FreezeScope::All));
+                }
+                if state.contains("closed") {
+                    ledger.record(&update("a", close()));
+                }
+                let command = update("a", change.clone());
+                let got = match ledger.decide(&command) {
+                    Verdict::Record(_) => ledger.record(&command).fact.type_name(),
+                    Verdict::Unchanged => "unchanged",
+                    Verdict::Refuse(refusal) => {
+                        assert_eq!(refusal, closed("a"));
+                        "refused"
+                    }
+                };
+                assert_eq!(got, outcome, "{name} of an account that is {state}");
+                let account = ledger.book.account(&code("a")).unwrap();
+                if got.starts_with("account") {
+                    assert_eq!(account.changed, ledger.head);
+                    assert_eq!(ledger.decide(&command), Verdict::Unchanged, "{name}, once more");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_freeze_stays_through_closing_and_reopening() {
+        let mut ledger = Ledger::with(&[]);
+        ledger.record(&Command::OpenAccount(fixture::open("a")));
+        ledger.record(&freeze("a", FreezeScope::Credits));
+        ledger.record(&update("a", close()));
+        assert_eq!(ledger.rejection(&pay("bank", "a", 1)), Rejection::AccountClosed { account: code("a") });
+        ledger.record(&update("a", reopen()));
+        assert_eq!(ledger.rejection(&pay("bank", "a", 1)), Rejection::AccountFrozen { account: code("a") });
+        ledger.record(&freeze("a", FreezeScope::Debits));
+        ledger.record(&pay("bank", "a", 1));
+        assert_eq!(ledger.rejection(&pay("a", "bank", 1)), Rejection::AccountFrozen { account: code("a") });
+        ledger.record(&update("a", unfreeze()));
+        ledger.record(&pay("a", "bank", 1));
+    }
+
+    #[test]
+    fn only_an_empty_account_is_closed() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let not_empty = |account: &str| Refusal::AccountState { account: code(account), state: "not_empty" };
+        assert_eq!(ledger.refusal(&update("alice", close())), not_empty("alice"));
+        let held = ledger.begin(&hold("alice", "bob", 7, Expiry::Never));
+        ledger.record(&pay("alice", "bank", 1000));
+        ledger.record(&pay("bob", "bank", 1000));
+        assert_eq!(ledger.refusal(&update("alice", close())), not_empty("alice"));
+        assert_eq!(ledger.refusal(&update("bob", close())), not_empty("bob"));
+        ledger.record(&fixture::void(held));
+        ledger.record(&update("alice", close()));
+        let nobody = ledger.refusal(&update("nobody", close()));
+        assert_eq!(nobody, Refusal::AccountNotFound(smallvec::smallvec![(0, code("nobody"))]));
+    }
+
+    #[test]
+    fn a_limit_that_changes_must_hold_and_one_that_stays_need_not() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        ledger.begin(&hold("alice", "bob", 100, Expiry::Never));
+        let conflict = |account: &str, limit, balance| Refusal::LimitsConflict {
+            account: code(account),
+            limit,
+            balance: amount(balance),
+        };
+        assert_eq!(ledger.refusal(&limits("alice", Some(901), None)), conflict("alice", "min_balance", 900));
+        assert_eq!(ledger.refusal(&limits("bob", None, Some(1099))), conflict("bob", "max_balance", 1100));
+        assert!(ledger.is_invalid(&limits("alice", Some(5), Some(4))));
+        ledger.record(&limits("bob", None, Some(1100)));
+        ledger.record(&limits("alice", Some(900), None));
+        assert_eq!(ledger.decide(&limits("alice", Some(900), None)), Verdict::Unchanged);
+
+        let paid = ledger.begin(&pay("bank", "alice", 50));
+        ledger.record(&limits("alice", Some(950), None));
+        ledger.record(&fixture::reverse(paid, crate::ledger::decide::Part::Rest, true));
+        assert_eq!(ledger.balance("alice"), (1000, 100, 0), "a floor of 950 is broken");
+        ledger.record(&limits("alice", Some(950), Some(2000)));
+        assert_eq!(ledger.refusal(&limits("alice", Some(940), None)), conflict("alice", "min_balance", 900));
+        ledger.record(&limits("alice", Some(900), None));
+        ledger.record(&limits("alice", None, None));
+    }
 }

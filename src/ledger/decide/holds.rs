@@ -12,15 +12,17 @@
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-use super::super::amount::Amount;
-use super::super::book::Book;
-use super::super::event::{Fact, Moment};
-use super::super::known::{Hold, HoldState, Known, State};
-use super::super::name::AccountCode;
-use super::super::rejection::{Refusal, Rejection};
-use super::super::transaction::{HoldRef, Kind, LegRequest, More, Origin, RejectedTransaction, Release, ReleaseReason};
 use super::transact::{After, attempt, check_status, find_accounts, ids, transaction, written};
 use super::{Capture, Declined, Notes, Void, invalid};
+use crate::ledger::amount::Amount;
+use crate::ledger::book::Book;
+use crate::ledger::event::{Fact, Moment};
+use crate::ledger::known::{Hold, HoldState, Known, State};
+use crate::ledger::name::AccountCode;
+use crate::ledger::rejection::{Refusal, Rejection};
+use crate::ledger::transaction::{
+    HoldRef, Kind, LegRequest, More, Origin, RejectedTransaction, Release, ReleaseReason,
+};
 
 /// Posts what is reserved. The funds are there since they were authorised: neither
 /// floor nor cap nor velocity limit is asked again.
@@ -117,4 +119,228 @@ fn debited(hold: &Hold) -> AccountCode {
 
 fn with_amount(hold: &Hold, amount: Amount) -> SmallVec<[LegRequest; 2]> {
     hold.legs.iter().map(|leg| LegRequest { amount, ..leg.clone() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::fixture::{self, Ledger, amount, capture, code, freeze, hold, id, moment, pay, reverse, void};
+    use crate::ledger::{
+        Command, Event, Expiry, FreezeScope, Part, Refusal, Rejection, Side, Terms, TransactionRequest, Verdict,
+    };
+
+    fn rejected(event: Event) -> RejectedTransaction {
+        match event.fact {
+            Fact::TransactionRejected(rejected) => rejected,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_hold_is_captured_in_parts_and_its_rest_is_given_back() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::Never));
+        assert_eq!((ledger.balance("alice"), ledger.balance("bob")), ((1000, 100, 0), (1000, 0, 100)));
+
+        let first = ledger.record(&capture(held, Some(30), false));
+        assert_eq!((ledger.balance("alice"), ledger.balance("bob")), ((970, 70, 0), (1030, 0, 70)));
+        assert_ne!(first.transaction_id, Some(held), "a capture is a transaction of its own");
+        assert_eq!(first.fact.subject(), Some(held));
+
+        ledger.record(&capture(held, Some(20), true));
+        assert_eq!((ledger.balance("alice"), ledger.balance("bob")), ((950, 0, 0), (1050, 0, 0)));
+        let State::Hold(captured) = ledger.state_of(held) else { panic!("it stays a hold") };
+        let (remaining, total) = (captured.remaining.get(), captured.captured.get());
+        assert_eq!((captured.state, remaining, total), (HoldState::Captured, 0, 50));
+    }
+
+    #[test]
+    fn what_is_reserved_raises_no_version() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let version = |ledger: &Ledger| ledger.book.account(&code("alice")).unwrap().balance.version;
+        let before = version(&ledger);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::Never));
+        assert_eq!(version(&ledger), before);
+        ledger.record(&capture(held, Some(1), false));
+        assert_eq!(version(&ledger), before + 1);
+        ledger.record(&void(held));
+        assert_eq!(version(&ledger), before + 1);
+        assert_eq!(ledger.book.account(&code("alice")).unwrap().balance.position, ledger.head);
+    }
+
+    /// Every state against every command.
+    #[test]
+    fn only_an_authorised_hold_is_captured_or_voided() {
+        for (end, state) in [
+            (capture(id(0), None, false), HoldState::Captured),
+            (void(id(0)), HoldState::Voided),
+            (Command::Settle(id(0)), HoldState::Expired),
+        ] {
+            let mut ledger = Ledger::with(&["alice", "bob"]);
+            let held = ledger.begin(&hold("alice", "bob", 100, Expiry::In(60)));
+            let about = |command: &Command| match command {
+                Command::Capture(_) => capture(held, None, false),
+                Command::Void(_) => void(held),
+                _ => Command::Settle(held),
+            };
+            ledger.at(60).record(&about(&end));
+            let balances = (ledger.balance("alice"), ledger.balance("bob"));
+            assert_eq!((balances.0.1, balances.1.2), (0, 0), "{state:?}: nothing is pending");
+            let not_open = Rejection::HoldNotOpen { account: code("alice"), state };
+            for command in [capture(held, None, false), capture(held, Some(100), true), void(held)] {
+                assert_eq!(ledger.rejection(&command), not_open);
+            }
+            assert_eq!(ledger.decide(&Command::Settle(held)), Verdict::Unchanged);
+            assert_eq!((ledger.balance("alice"), ledger.balance("bob")), balances);
+        }
+    }
+
+    #[test]
+    fn a_hold_ends_exactly_when_it_expires() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::At(moment(60))));
+        ledger.record(&capture(held, Some(40), false));
+        assert_eq!(ledger.at(59).decide(&Command::Settle(held)), Verdict::Unchanged);
+        let expired = ledger.at(75).record(&Command::Settle(held));
+        assert_eq!(expired.fact.type_name(), "hold_expired");
+        assert_eq!((expired.transaction_id, expired.effective_at), (Some(held), moment(60)));
+        assert_eq!((ledger.balance("alice"), ledger.balance("bob")), ((960, 0, 0), (1040, 0, 0)));
+        let State::Hold(hold) = ledger.state_of(held) else { panic!("it stays a hold") };
+        assert_eq!((hold.state, hold.captured.get()), (HoldState::Expired, 40));
+        assert_eq!(ledger.book.waiting(), 0);
+    }
+
+    #[test]
+    fn more_than_is_reserved_is_not_captured() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::Never));
+        ledger.record(&capture(held, Some(30), false));
+        let exceeds = Rejection::CaptureExceedsHold { account: code("alice"), remaining: amount(70) };
+        assert_eq!(ledger.rejection(&capture(held, Some(71), true)), exceeds);
+        ledger.record(&capture(held, Some(70), false));
+        assert!(ledger.is_invalid(&capture(held, Some(0), false)));
+        assert_eq!(ledger.refusal(&void(id(999))), Refusal::TransactionNotFound(id(999)));
+        let posted = ledger.begin(&pay("alice", "bob", 1));
+        assert_eq!(ledger.refusal(&capture(posted, None, true)), Refusal::NotAHold(posted));
+        assert_eq!(ledger.refusal(&reverse(held, Part::Rest, false)), Refusal::NotReversible(held));
+    }
+
+    #[test]
+    fn reserved_funds_count_against_floor_and_cap_and_are_there_when_captured() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        ledger.record(&fixture::limits("alice", Some(0), None));
+        ledger.record(&fixture::limits("bob", None, Some(1900)));
+        let held = ledger.begin(&hold("alice", "bob", 800, Expiry::Never));
+        let short = |would_be| Rejection::InsufficientFunds {
+            account: code("alice"),
+            available: amount(200),
+            would_be: amount(would_be),
+            min_balance: Amount::ZERO,
+        };
+        assert_eq!(ledger.rejection(&hold("alice", "bob", 201, Expiry::Never)), short(-1));
+        assert_eq!(ledger.rejection(&pay("alice", "bank", 300)), short(-100));
+        let full =
+            Rejection::BalanceLimitExceeded { account: code("bob"), would_be: amount(1901), max_balance: amount(1900) };
+        assert_eq!(ledger.rejection(&hold("bank", "bob", 101, Expiry::Never)), full);
+        ledger.record(&hold("alice", "bob", 100, Expiry::Never));
+        ledger.record(&pay("alice", "bank", 100));
+        assert_eq!(ledger.balance("alice"), (900, 900, 0));
+        ledger.record(&capture(held, None, false));
+        assert_eq!(ledger.balance("alice"), (100, 100, 0));
+    }
+
+    #[test]
+    fn a_frozen_account_is_not_captured_from_but_its_holds_are_voided() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::Never));
+        for (account, scope, declined) in [
+            ("alice", FreezeScope::Credits, false),
+            ("bob", FreezeScope::Debits, false),
+            ("bob", FreezeScope::All, true),
+            ("alice", FreezeScope::Debits, true),
+        ] {
+            ledger.record(&freeze(account, scope));
+            if declined {
+                let frozen = Rejection::AccountFrozen { account: code(account) };
+                assert_eq!(ledger.rejection(&capture(held, Some(1), false)), frozen);
+            } else {
+                ledger.record(&capture(held, Some(1), false));
+            }
+        }
+        ledger.record(&void(held));
+        assert_eq!(ledger.balance("alice"), (998, 0, 0));
+    }
+
+    #[test]
+    fn only_payments_are_held_and_for_no_more_than_five_years() {
+        let ledger = Ledger::with(&["alice", "bob"]);
+        let with = |request: TransactionRequest| {
+            let terms = Some(Box::new(Terms { hold: Some(Expiry::Never), ..Terms::default() }));
+            Command::Transact(TransactionRequest { terms, ..request })
+        };
+        let payment = fixture::payment("alice", "bob", 1);
+        for request in [
+            fixture::transaction("debit alice 1 EUR, credit bob 1 EUR"),
+            TransactionRequest {
+                kind: Kind::Payment,
+                ..fixture::transaction("debit alice 2 EUR, credit bob 1 EUR, credit bank 1 EUR")
+            },
+            TransactionRequest { kind: Kind::Payment, ..fixture::transaction("credit alice 1 EUR, debit bob 1 EUR") },
+            TransactionRequest { effective_at: Some(moment(0)), ..payment.clone() },
+            fixture::payment("alice", "alice", 1),
+        ] {
+            assert!(ledger.is_invalid(&with(request.clone())), "{request:?}");
+        }
+        let longest = 1_830 * 86_400;
+        for (expiry, valid) in [
+            (Expiry::In(0), false),
+            (Expiry::In(1), true),
+            (Expiry::In(longest), true),
+            (Expiry::In(longest + 1), false),
+            (Expiry::At(moment(0)), false),
+            (Expiry::At(moment(1)), true),
+            (Expiry::At(moment(i64::from(longest))), true),
+            (Expiry::At(moment(i64::from(longest) + 1)), false),
+        ] {
+            let verdict = ledger.decide(&hold("alice", "bob", 1, expiry));
+            assert_eq!(matches!(verdict, Verdict::Record(_)), valid, "{expiry:?}");
+        }
+    }
+
+    #[test]
+    fn a_declined_attempt_is_recorded_with_what_was_asked() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 100, Expiry::Never));
+        let exceeded = ledger.record(&capture(held, Some(150), false));
+        assert_eq!(exceeded.transaction_id, Some(id(exceeded.position)), "it is not the hold that is declined");
+        let exceeded = rejected(exceeded);
+        let legs = |value| {
+            smallvec::SmallVec::from([
+                fixture::leg(Side::Debit, "alice", value, "EUR"),
+                fixture::leg(Side::Credit, "bob", value, "EUR"),
+            ])
+        };
+        assert_eq!((exceeded.request.kind, exceeded.request.legs), (Kind::Capture, legs(150)));
+        assert_eq!(exceeded.request.terms.unwrap().of, Some(held));
+        ledger.record(&capture(held, Some(60), false));
+        ledger.record(&void(held));
+        let void = rejected(ledger.record(&void(held)));
+        assert_eq!((void.request.kind, void.request.legs), (Kind::Void, legs(100)));
+        assert_eq!(void.account_ids.as_slice(), [2, 3]);
+        let captured = rejected(ledger.record(&capture(held, None, false)));
+        assert_eq!(captured.request.legs, legs(100));
+    }
+
+    #[test]
+    fn a_capture_that_leaves_38_digits_is_declined() {
+        let mut ledger = Ledger::with(&["alice"]);
+        let most = Amount::MAX.get();
+        ledger.record(&pay("alice", "bank", most));
+        ledger.record(&pay("bank", "alice", most - 2000));
+        let held = ledger.begin(&hold("alice", "bank", 1, Expiry::Never));
+        let full =
+            Rejection::BalanceLimitExceeded { account: code("alice"), would_be: Amount::MAX, max_balance: Amount::MAX };
+        assert_eq!(ledger.rejection(&capture(held, None, false)), full);
+        ledger.record(&void(held));
+    }
 }

@@ -5,14 +5,14 @@
 
 use smallvec::SmallVec;
 
-use super::super::amount::Amount;
-use super::super::book::Book;
-use super::super::event::{Fact, Moment};
-use super::super::known::{Posted, State};
-use super::super::rejection::{Refusal, Rejection};
-use super::super::transaction::{Kind, LegRequest, More, Origin, RejectedTransaction};
-use super::transact::{Accounts, Movement, attempt, check_legs, check_period, find_accounts, ids, pass, transaction};
+use super::transact::{Movement, attempt, check_legs, check_period, find_accounts, ids, pass, transaction};
 use super::{Declined, Part, Reverse, invalid};
+use crate::ledger::amount::Amount;
+use crate::ledger::book::Book;
+use crate::ledger::event::{Fact, Moment};
+use crate::ledger::known::{Posted, State};
+use crate::ledger::rejection::{Refusal, Rejection};
+use crate::ledger::transaction::{Kind, LegRequest, More, Origin, RejectedTransaction};
 
 pub(super) fn reverse(book: &Book, reverse: &Reverse, at: &Moment) -> Result<Fact, Declined> {
     match &reverse.part {
@@ -24,8 +24,8 @@ pub(super) fn reverse(book: &Book, reverse: &Reverse, at: &Moment) -> Result<Fac
     let known = book.known(&id).ok_or(Refusal::TransactionNotFound(id))?;
     let State::Posted(posted) = &known.state else { return Err(Refusal::NotReversible(id).into()) };
     let asked = asked(posted, &reverse.part)?;
+    check_accounts(posted, &asked)?;
     let asked_accounts = find_accounts(book, &asked)?;
-    check_assets(&asked, &asked_accounts)?;
     let rejected = |reason| {
         Declined::Rejected(RejectedTransaction {
             request: attempt(Kind::Reversal, id, reverse.force, asked.clone(), &reverse.notes),
@@ -63,9 +63,16 @@ fn asked(posted: &Posted, part: &Part) -> Result<SmallVec<[LegRequest; 2]>, Refu
     }
 }
 
-fn check_assets(legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refusal> {
-    let same = legs.iter().zip(accounts).all(|(leg, account)| leg.asset == account.asset);
-    if same { Ok(()) } else { Err(invalid("a leg has the asset of its account")) }
+/// A reversal moves nothing on accounts that the transaction has no leg on.
+fn check_accounts(posted: &Posted, asked: &[LegRequest]) -> Result<(), Refusal> {
+    for leg in asked {
+        match posted.legs.iter().find(|original| original.account == leg.account) {
+            None => return Err(invalid("a leg is on an account of the transaction")),
+            Some(original) if original.asset != leg.asset => return Err(invalid("a leg has the asset of its account")),
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// What is left of each of the transaction's legs after `asked`.
@@ -95,4 +102,123 @@ fn left_for(posted: &Posted, leg: &LegRequest) -> Amount {
     let lefts = posted.legs.iter().zip(&posted.remaining);
     let lefts = lefts.filter(|(original, _)| original.account == leg.account && original.side != leg.side);
     lefts.fold(Amount::ZERO, |sum, (_, left)| sum.checked_add(*left).unwrap_or(Amount::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::fixture::{self, Ledger, amount, code, freeze, id, legs, pay, reverse, transaction};
+    use crate::ledger::{Command, FreezeScope, OpenAccount};
+
+    fn exceeds(account: &str, remaining: i128) -> Rejection {
+        Rejection::ReversalExceedsTransaction { account: code(account), remaining: amount(remaining) }
+    }
+
+    fn part(value: i128) -> Part {
+        Part::Amount(amount(value))
+    }
+
+    #[test]
+    fn a_payment_is_reversed_in_parts_and_never_beyond_what_is_left() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let paid = ledger.begin(&pay("alice", "bob", 100));
+        let reversal = ledger.record(&reverse(paid, part(30), false));
+        assert_eq!(reversal.fact.subject(), Some(paid));
+        assert_eq!((ledger.balance("alice").0, ledger.balance("bob").0), (930, 1070));
+        assert_eq!(ledger.rejection(&reverse(paid, part(71), false)), exceeds("alice", 70));
+        ledger.record(&reverse(paid, Part::Rest, false));
+        assert_eq!((ledger.balance("alice").0, ledger.balance("bob").0), (1000, 1000));
+        assert_eq!(ledger.rejection(&reverse(paid, Part::Rest, false)), exceeds("alice", 0));
+        assert_eq!(ledger.rejection(&reverse(paid, part(1), true)), exceeds("alice", 0));
+    }
+
+    #[test]
+    fn what_is_not_posted_is_not_reversed() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        assert_eq!(ledger.refusal(&reverse(id(99), Part::Rest, false)), Refusal::TransactionNotFound(id(99)));
+        assert!(ledger.is_invalid(&reverse(id(99), part(0), false)));
+        let scheduled = ledger.begin(&fixture::pay_at("alice", "bob", 1, fixture::moment(9)));
+        assert_eq!(ledger.refusal(&reverse(scheduled, Part::Rest, false)), Refusal::NotReversible(scheduled));
+    }
+
+    #[test]
+    fn a_reversal_can_be_reversed_and_a_capture_too() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&fixture::hold("alice", "bob", 100, crate::ledger::Expiry::Never));
+        let captured = ledger.begin(&fixture::capture(held, Some(60), true));
+        let reversal = ledger.begin(&reverse(captured, part(50), false));
+        ledger.record(&reverse(reversal, Part::Rest, false));
+        assert_eq!((ledger.balance("alice").0, ledger.balance("bob").0), (940, 1060));
+        assert_eq!(ledger.rejection(&reverse(captured, part(11), false)), exceeds("alice", 10));
+    }
+
+    #[test]
+    fn only_force_breaks_a_floor_and_nothing_else() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let paid = ledger.begin(&pay("alice", "bob", 100));
+        ledger.record(&pay("bob", "bank", 1050));
+        ledger.record(&fixture::limits("bob", Some(0), None));
+        let short = ledger.rejection(&reverse(paid, Part::Rest, false));
+        assert_eq!(short.code(), "insufficient_funds");
+        ledger.record(&fixture::limits("alice", None, Some(950)));
+        let full = ledger.rejection(&reverse(paid, Part::Rest, true));
+        assert_eq!((full.code(), full.account()), ("balance_limit_exceeded", &code("alice")));
+        ledger.record(&freeze("bob", FreezeScope::Debits));
+        let frozen = ledger.rejection(&reverse(paid, part(50), true));
+        assert_eq!((frozen.code(), frozen.account()), ("account_frozen", &code("bob")));
+        ledger.record(&freeze("bob", FreezeScope::Credits));
+        let forced = ledger.record(&reverse(paid, part(50), true));
+        assert_eq!((ledger.balance("alice").0, ledger.balance("bob").0), (950, 0));
+        let Fact::TransactionPosted(forced) = forced.fact else { panic!("it is posted") };
+        let origin = forced.more.unwrap().origin.unwrap();
+        let Origin::Reversal { transaction, remaining, forced } = origin else { panic!("{origin:?}") };
+        assert_eq!((transaction, remaining.as_slice(), forced), (paid, &[amount(50), amount(50)][..], true));
+    }
+
+    #[test]
+    fn legs_take_from_the_legs_of_their_account_in_order() {
+        let mut ledger = Ledger::with(&["alice", "bob", "carol"]);
+        let posted = "debit alice 10 EUR, debit alice 20 EUR, credit bob 25 EUR, credit carol 5 EUR, debit bob 1 EUR, credit bob 1 EUR";
+        let posted = ledger.begin(&Command::Transact(transaction(posted)));
+        let of = |text: &str| reverse(posted, Part::Legs(legs(text)), false);
+
+        let event = ledger.record(&of("debit bob 15 EUR, credit alice 15 EUR"));
+        let written: Vec<_> =
+            event.fact.legs().iter().map(|leg| (leg.account.as_str(), leg.side, leg.amount.get())).collect();
+        use crate::ledger::Side::{Credit, Debit};
+        assert_eq!(written, [("alice", Credit, 10), ("alice", Credit, 5), ("bob", Debit, 15)]);
+        let State::Posted(left) = ledger.state_of(posted) else { panic!("it stays posted") };
+        let left: Vec<_> = left.remaining.iter().map(|left| left.get()).collect();
+        assert_eq!(left, [0, 15, 10, 5, 1, 1]);
+
+        assert_eq!(ledger.rejection(&of("debit bob 12 EUR, credit alice 12 EUR")), exceeds("bob", 11));
+        assert_eq!(ledger.rejection(&of("debit alice 1 EUR, credit bob 1 EUR")), exceeds("alice", 0));
+        for other in ["bank", "nobody"] {
+            assert!(ledger.is_invalid(&of(&format!("debit {other} 1 EUR, credit alice 1 EUR"))));
+        }
+        assert!(ledger.is_invalid(&of("debit bob 2 EUR, credit alice 1 EUR")));
+        assert!(ledger.is_invalid(&of("debit bob 1 USD, credit alice 1 USD")));
+        assert!(ledger.is_invalid(&reverse(posted, part(1), false)));
+
+        ledger.record(&reverse(posted, Part::Rest, false));
+        for account in ["alice", "bob", "carol"] {
+            assert_eq!(ledger.balance(account).0, 1000);
+        }
+    }
+
+    #[test]
+    fn an_exchange_is_reversed_as_a_whole_or_by_one_asset() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        for account in ["alice:usd", "bob:usd"] {
+            let open = OpenAccount { asset: fixture::asset("USD"), min_balance: Some(None), ..fixture::open(account) };
+            ledger.record(&Command::OpenAccount(open));
+        }
+        let text = "debit alice 100 EUR, credit bob 100 EUR, debit bob:usd 110 USD, credit alice:usd 110 USD";
+        let exchanged = ledger.begin(&Command::Transact(transaction(text)));
+        let dollars = legs("credit bob:usd 10 USD, debit alice:usd 10 USD");
+        ledger.record(&reverse(exchanged, Part::Legs(dollars), false));
+        assert_eq!((ledger.balance("alice").0, ledger.balance("alice:usd").0), (900, 100));
+        ledger.record(&reverse(exchanged, Part::Rest, false));
+        assert_eq!((ledger.balance("alice").0, ledger.balance("alice:usd").0), (1000, 0));
+    }
 }

@@ -5,17 +5,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
-use super::super::account::{Account, AccountId, Balance};
-use super::super::amount::Amount;
-use super::super::book::{Book, Exceeded, WAITING_MAX};
-use super::super::event::{Fact, Moment, Position};
-use super::super::exchange;
-use super::super::rejection::{Refusal, Rejection};
-use super::super::transaction::{
+use super::{Declined, Notes, invalid};
+use crate::ledger::account::{Account, AccountId, Balance};
+use crate::ledger::amount::Amount;
+use crate::ledger::book::{Book, Exceeded, WAITING_MAX};
+use crate::ledger::event::{Fact, Moment, Position};
+use crate::ledger::exchange;
+use crate::ledger::rejection::{Refusal, Rejection};
+use crate::ledger::transaction::{
     Authorisation, Expiry, Kind, LEGS_MAX, Leg, LegRequest, More, Origin, RejectedTransaction, Scheduled, Side, Terms,
     Transaction, TransactionRequest, Usage,
 };
-use super::{Declined, Notes, invalid};
 
 /// Days ahead that a hold may expire or a transaction be scheduled: five years,
 /// since memory keeps what waits until its time has come.
@@ -51,7 +51,7 @@ enum Course {
     Hold(Option<DateTime<Utc>>),
 }
 
-/// The rules, in the documented order of [`super::super::rejection`].
+/// The rules, in the documented order of [`crate::ledger::rejection`].
 pub(super) fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -> Result<Fact, Declined> {
     if !matches!(request.kind, Kind::Payment | Kind::Transaction) {
         return Err(invalid("only payments and transactions are asked for by themselves").into());

@@ -17,24 +17,24 @@ impl Engine {
             return Ok(());
         }
         self.due.take_in(&self.book, now, usize::MAX);
+        let before = self.open.settled;
         let mut missing = Vec::new();
         for item in self.due.earliest(&self.book, now, room) {
             let Some(known) = self.book.known(&item.id) else { continue };
-            let before = missing.len();
+            let had_missing = !missing.is_empty();
+            let found = missing.len();
             missing.extend(known.accounts().filter(|code| !self.book.contains(code)).cloned());
             // A scheduled transaction must not go before what is due on its accounts;
             // a release may.
-            let must_wait = !missing.is_empty() && matches!(known.state, State::Scheduled(_));
-            if missing.len() == before && !must_wait {
+            let must_wait = had_missing && matches!(known.state, State::Scheduled(_));
+            if missing.len() == found && !must_wait {
                 self.settle(item.id, now)?;
             }
         }
         if !missing.is_empty() && !self.due.has_to_fetch() {
             self.due.fetch_first(missing);
         }
-        if self.open.settled > 0 {
-            self.due_moved = true;
-        }
+        self.due_moved |= self.open.settled > before;
         self.due.refresh(&self.book);
         Ok(())
     }
@@ -70,9 +70,6 @@ impl Engine {
         }
         for item in &items {
             self.settle(item.id, now)?;
-        }
-        if !items.is_empty() {
-            self.due_moved = true;
         }
         Ok(Ready::Yes)
     }
@@ -161,8 +158,11 @@ impl Engine {
         if self.book.waiting() == 0 || self.look_ahead_at > Instant::now() {
             return;
         }
-        self.due.take_in(&self.book, self.now() + due::LOOK_AHEAD, due::LOOK_ITEMS_MAX);
-        self.look_ahead_at = Instant::now() + due::TICK;
+        let until = self.now() + due::LOOK_AHEAD;
+        self.due.take_in(&self.book, until, due::LOOK_ITEMS_MAX);
+        let pause = if self.due.has_taken_in(until) { due::TICK } else { due::LOOK_PAUSE };
+        self.look_ahead_at = Instant::now() + pause;
+        // Deadlines pass too.
         self.due_moved = true;
     }
 
@@ -187,6 +187,7 @@ impl Engine {
         // What is due already waits for an append or for its accounts, which say
         // when they are there.
         let ahead = (self.due.next_at() - self.now()).to_std().ok().filter(|ahead| !ahead.is_zero());
-        Some(tokio::time::Instant::now() + ahead.map_or(due::TICK, |ahead| ahead.min(due::TICK)))
+        let due_at = Instant::now() + ahead.map_or(due::TICK, |ahead| ahead.min(due::TICK));
+        Some(due_at.min(self.look_ahead_at).into())
     }
 }

@@ -1,0 +1,213 @@
+//! Transactions of many legs: posted, checked against rates, in batches.
+
+use serde_json::{Value, json};
+
+use crate::client::{Client, payment, start_with_accounts};
+
+pub fn leg(account: &str, side: &str, amount: u64, asset: &str) -> Value {
+    json!({"account": account, "side": side, "amount": amount.to_string(), "asset": asset})
+}
+
+/// 100 from alice: 95 to bob, 5 to the fees.
+fn split() -> Value {
+    json!({"legs": [
+        leg("alice", "debit", 100, "EUR"), leg("bob", "credit", 95, "EUR"), leg("fees", "credit", 5, "EUR"),
+    ]})
+}
+
+async fn post(client: &Client, key: &str, body: &Value) -> crate::client::Answer {
+    client.post_with_key("/transactions", key, body).await
+}
+
+/// Accounts in dollars, with liquidity on both sides of an exchange.
+async fn open_exchange(client: &Client) {
+    client.open(json!({"code": "fx:eur", "asset": "EUR", "min_balance": null})).await;
+    client.open(json!({"code": "fx:usd", "asset": "USD", "min_balance": null})).await;
+    client.open(json!({"code": "alice:usd", "asset": "USD"})).await;
+}
+
+/// 200.00 EUR from alice against dollars at a rate.
+fn exchange(euros: u64, dollars: u64, rate: &Value) -> Value {
+    json!({
+        "legs": [
+            leg("alice", "debit", euros, "EUR"), leg("fx:eur", "credit", euros, "EUR"),
+            leg("fx:usd", "debit", dollars, "USD"), leg("alice:usd", "credit", dollars, "USD"),
+        ],
+        "rates": [rate],
+    })
+}
+
+#[tokio::test]
+async fn a_transaction_is_posted_with_all_its_legs() {
+    let (_server, client) = start_with_accounts().await;
+    client.open(json!({"code": "fees", "asset": "EUR"})).await;
+    let mut request = split();
+    request["reference"] = json!("order 7");
+    request["metadata"] = json!({"shop": 1});
+    let answer = post(&client, "k", &request).await.is(201);
+    let body = &answer.body;
+    let after = |mut leg: Value, after: &str| {
+        leg["balance_after"] = json!(after);
+        leg
+    };
+    assert_eq!((&body["type"], &body["status"], &body["rates"]), (&json!("transaction"), &json!("posted"), &json!([])));
+    assert_eq!(
+        body["legs"],
+        json!([
+            after(leg("alice", "debit", 100, "EUR"), "900"),
+            after(leg("bob", "credit", 95, "EUR"), "95"),
+            after(leg("fees", "credit", 5, "EUR"), "5"),
+        ])
+    );
+    assert_eq!(
+        body["balances"]["fees"],
+        json!({"posted": "5", "pending_in": "0", "pending_out": "0", "available": "5", "version": 1})
+    );
+    let again = post(&client, "k", &request).await.is(201);
+    assert_eq!((again.is_replay(), &again.text), (true, &answer.text));
+    let story = client.get(&format!("/transactions/{}", body["id"].as_str().unwrap())).await.is(200);
+    for field in ["id", "type", "status", "reference", "metadata", "position", "recorded_at", "effective_at"] {
+        assert_eq!(story.body[field], body[field], "{field}");
+    }
+    assert_eq!(story.body["legs"][1]["balance_after"], "95");
+}
+
+#[tokio::test]
+async fn an_exchange_is_checked_against_its_rate() {
+    let (_server, client) = start_with_accounts().await;
+    open_exchange(&client).await;
+    let rate = json!({"from": "EUR", "to": "USD", "rate": "1.0845"});
+    let answer = post(&client, "k", &exchange(200, 217, &rate)).await;
+    // 2.00 EUR are 2.169 USD: what rounding made of it has to be named.
+    let problem = answer.is_problem(422, "validation_failed");
+    assert!(problem.body["detail"].as_str().unwrap().contains("-0.1"), "{}", problem.text);
+    let mut named = rate.clone();
+    named["remainder"] = json!("-0.10");
+    let posted = post(&client, "k", &exchange(200, 217, &named)).await.is(201);
+    assert_eq!(posted.body["rates"], json!([{"from": "EUR", "to": "USD", "rate": "1.0845", "remainder": "-0.1"}]));
+    assert_eq!(client.posted("alice:usd").await, "217");
+    // A rate means the same with zeros that say nothing, and as a number.
+    named["rate"] = json!(1.0845);
+    assert!(post(&client, "k", &exchange(200, 217, &named)).await.is(201).is_replay());
+    named["rate"] = json!("1.0846");
+    post(&client, "k", &exchange(200, 217, &named)).await.is_problem(422, "idempotency_key_reused");
+
+    let exact = json!({"from": "EUR", "to": "USD", "rate": "1.5", "remainder": "0"});
+    let posted = post(&client, "exact", &exchange(200, 300, &exact)).await.is(201);
+    assert_eq!(posted.body["rates"][0]["remainder"], "0");
+    let elsewhere = json!({"from": "EUR", "to": "CHF", "rate": "1.5"});
+    post(&client, "no", &exchange(200, 300, &elsewhere)).await.is_problem(422, "validation_failed");
+    let story = client.get("/transactions?idempotency_key=exact").await.is(200);
+    assert_eq!(story.data()[0]["rates"], posted.body["rates"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_told_at_its_leg() {
+    let (_server, client) = start_with_accounts().await;
+    client.open(json!({"code": "dollars", "asset": "USD"})).await;
+    let head = client.head().await;
+    let two = |first: Value, second: Value| json!({"legs": [first, second]});
+    let debit = || leg("alice", "debit", 5, "EUR");
+    for (body, status, code, pointer) in [
+        (two(debit(), leg("nobody", "credit", 5, "EUR")), 404, "account_not_found", "/legs/1/account"),
+        (
+            two(leg("dollars", "debit", 5, "EUR"), leg("bob", "credit", 5, "EUR")),
+            422,
+            "asset_mismatch",
+            "/legs/0/asset",
+        ),
+        (two(debit(), leg("alice", "credit", 5, "EUR")), 422, "same_account", "/legs"),
+        (two(debit(), leg("bob", "credit", 4, "EUR")), 422, "validation_failed", ""),
+        (two(debit(), leg("bob", "debit", 5, "EUR")), 422, "validation_failed", ""),
+        (two(debit(), leg("dollars", "credit", 5, "USD")), 422, "validation_failed", ""),
+        (two(debit(), leg("bob", "right", 5, "EUR")), 422, "validation_failed", "/legs/1/side"),
+        (two(debit(), leg("bob", "credit", 0, "EUR")), 422, "validation_failed", "/legs/1/amount"),
+        (two(debit(), leg("a b", "credit", 5, "EUR")), 422, "validation_failed", "/legs/1/account"),
+        (json!({"legs": [debit()]}), 422, "validation_failed", "/legs"),
+        (json!({"legs": vec![debit(); 257]}), 422, "validation_failed", "/legs"),
+        (json!({}), 422, "validation_failed", "/legs"),
+        (json!({"legs": [debit(), [1]]}), 422, "validation_failed", "/legs/1"),
+        (json!({"legs": [debit(), {"account": "bob"}]}), 422, "validation_failed", "/legs/1/side"),
+        (json!({"legs": [], "capture": "manual"}), 422, "validation_failed", "/capture"),
+        (json!({"legs": [debit(), debit()], "rates": {}}), 422, "validation_failed", "/rates"),
+        (
+            json!({"legs": [debit(), debit()], "rates": [{"from": "EUR", "to": "USD", "rate": true}]}),
+            422,
+            "validation_failed",
+            "/rates/0/rate",
+        ),
+    ] {
+        post(&client, "k", &body).await.is_problem(status, code).at(pointer);
+    }
+    client.post("/transactions", &split()).await.is_problem(400, "idempotency_key_missing");
+    assert_eq!(client.head().await, head, "nothing was recorded");
+}
+
+#[tokio::test]
+async fn a_rejection_is_recorded_with_all_legs() {
+    let (_server, client) = start_with_accounts().await;
+    client.open(json!({"code": "fees", "asset": "EUR"})).await;
+    let mut request = split();
+    request["legs"][0] = leg("bob", "debit", 100, "EUR");
+    request["legs"][1] = leg("alice", "credit", 95, "EUR");
+    let declined = post(&client, "k", &request).await.is_problem(422, "insufficient_funds");
+    let id = declined.body["transaction_id"].as_str().unwrap();
+    let story = client.get(&format!("/transactions/{id}")).await.is(200).body;
+    assert_eq!((&story["type"], &story["status"]), (&json!("transaction"), &json!("rejected")));
+    assert_eq!(story["legs"].as_array().unwrap().len(), 3);
+    let again = post(&client, "k", &request).await.is_problem(422, "insufficient_funds");
+    assert_eq!((again.is_replay(), again.text), (true, declined.text));
+}
+
+#[tokio::test]
+async fn two_hundred_and_fifty_six_legs_are_one_transaction() {
+    let (_server, client) = start_with_accounts().await;
+    let mut legs = vec![leg("alice", "debit", 255, "EUR")];
+    legs.extend((1..256).map(|_| leg("bob", "credit", 1, "EUR")));
+    let posted = post(&client, "k", &json!({"legs": legs})).await.is(201);
+    assert_eq!(posted.body["legs"][255]["balance_after"], "255");
+    assert_eq!(posted.body["balances"]["bob"]["version"], 255);
+}
+
+#[tokio::test]
+async fn a_batch_of_transactions_is_as_one_of_payments() {
+    let (_server, client) = start_with_accounts().await;
+    client.open(json!({"code": "fees", "asset": "EUR"})).await;
+    let keyed = |key: &str, mut body: Value| {
+        body["idempotency_key"] = json!(key);
+        body
+    };
+    let mut poor = split();
+    poor["legs"][0] = leg("fees", "debit", 100, "EUR");
+    let mut lost = split();
+    lost["legs"][2] = leg("lost", "credit", 5, "EUR");
+    let batch = json!({"transactions": [
+        keyed("1", split()), keyed("2", poor.clone()), keyed("1", split()), keyed("3", lost), split(),
+    ]});
+    let answer = client.post("/transactions/batch", &batch).await.is(200);
+    let results = &answer.body["results"];
+    assert_eq!(results[0]["transaction"]["status"], "posted");
+    assert_eq!(results[1]["problem"]["code"], "insufficient_funds");
+    assert_eq!(results[2], results[0]);
+    assert_eq!(results[3]["problem"]["errors"][0]["pointer"], "/transactions/3/legs/2/account");
+    assert_eq!(results[4]["problem"]["code"], "idempotency_key_missing");
+    assert_eq!(client.posted("bob").await, "95");
+
+    let atomic = |second: Value| json!({"atomic": true, "transactions": [split(), second]});
+    let declined = client.post_with_key("/transactions/batch", "a", atomic(poor.clone())).await;
+    declined.is_problem(422, "insufficient_funds").at("/transactions/1");
+    let all = client.post_with_key("/transactions/batch", "b", atomic(split())).await.is(201);
+    assert_eq!(all.body["results"].as_array().unwrap().len(), 2);
+    let again = client.post_with_key("/transactions/batch", "b", atomic(split())).await.is(201);
+    assert_eq!((again.is_replay(), again.text), (true, all.text));
+    assert_eq!(client.posted("bob").await, "285");
+    let other = json!({"atomic": true, "payments": [payment("alice", "bob", 1)]});
+    client.post_with_key("/payments/batch", "b", other).await.is_problem(422, "idempotency_key_reused");
+
+    let none = json!({"transactions": []});
+    client.post("/transactions/batch", &none).await.is_problem(422, "validation_failed").at("/transactions");
+    let mut many = split();
+    many["legs"] = json!(vec![leg("a", "debit", 1, "E"); 256]);
+    let legs = json!({"transactions": vec![many; 157]});
+    client.post("/transactions/batch", &legs).await.is_problem(422, "validation_failed").at("/transactions");
+}

@@ -1,0 +1,68 @@
+//! Velocity limits, as a client meets them. What they count is in the tests of the core.
+
+use serde_json::json;
+
+use crate::client::{Client, payment, start_with_accounts};
+use crate::support::{Postgres, Server};
+
+#[tokio::test]
+async fn a_payment_above_the_limit_is_declined_for_good_and_says_when_one_passes() {
+    let (_server, client) = start_with_accounts().await;
+    let limit = json!({"account": "alice", "direction": "out", "window": {"rolling_s": 3600}, "count_max": 2});
+    client.put("/velocity-limits/twice", &limit).await.is(201);
+    client.pay("a", &payment("alice", "bob", 1)).await.is(201);
+    client.pay("b", &payment("alice", "bob", 1)).await.is(201);
+    let declined = client.pay("c", &payment("alice", "bob", 1)).await.is_problem(422, "velocity_limit_exceeded");
+    let detail = declined.body["detail"].as_str().unwrap();
+    assert!(detail.contains("twice") && detail.contains("alice"), "{detail}");
+    let passes_at = declined.body["passes_at"].as_str().unwrap().to_owned();
+    assert!(detail.contains(&passes_at), "{detail}");
+    let shown =
+        client.get(&format!("/transactions/{}", declined.body["transaction_id"].as_str().unwrap())).await.is(200);
+    assert_eq!(shown.body["status"], "rejected");
+
+    // The same key gets the same answer, and others are not concerned.
+    let again = client.pay("c", &payment("alice", "bob", 1)).await.is_problem(422, "velocity_limit_exceeded");
+    assert!(again.is_replay());
+    assert_eq!(again.body["passes_at"], json!(passes_at));
+    client.pay("d", &payment("bob", "alice", 1)).await.is(201);
+    client.send(reqwest::Method::DELETE, "/velocity-limits/twice", &[], "").await.is(200);
+    client.pay("e", &payment("alice", "bob", 1)).await.is(201);
+}
+
+#[tokio::test]
+async fn a_limit_counts_holds_and_every_leg() {
+    let (_server, client) = start_with_accounts().await;
+    let limit = json!({"prefix": "al", "asset": "EUR", "direction": "out", "window": {"day": "Europe/Zurich"}, "amount_max": 10});
+    client.put("/velocity-limits/ten-a-day", &limit).await.is(201);
+    let mut hold = payment("alice", "bob", 4);
+    hold["capture"] = json!("manual");
+    client.pay("hold", &hold).await.is(201);
+    let leg = |account: &str, side: &str, amount: u64| json!({"account": account, "side": side, "amount": amount, "asset": "EUR"});
+    let split = |first: u64| json!({"legs": [leg("alice", "debit", first), leg("alice", "debit", 3), leg("bob", "credit", first + 3)]});
+    client.post_with_key("/transactions", "much", split(4)).await.is_problem(422, "velocity_limit_exceeded");
+    client.post_with_key("/transactions", "right", split(3)).await.is(201);
+    client.pay("more", &payment("alice", "bob", 1)).await.is_problem(422, "velocity_limit_exceeded");
+}
+
+/// Of a sequencer that begins anew, whose memory is empty.
+#[tokio::test]
+async fn what_was_counted_outlives_the_server() {
+    let url = Postgres::shared().await.database().await;
+    let server = Server::start(&url).await;
+    let client = Client::new(&server.origin());
+    for code in ["alice", "bob"] {
+        client.open(json!({"code": code, "asset": "EUR", "min_balance": null})).await;
+    }
+    let limit = json!({"prefix": "a", "direction": "out", "window": {"rolling_s": 86400}, "count_max": 2});
+    client.put("/velocity-limits/twice", &limit).await.is(201);
+    client.pay("a", &payment("alice", "bob", 1)).await.is(201);
+    client.get("/accounts/alice/entries").await.is(200);
+    server.close().await;
+
+    let server = Server::start(&url).await;
+    let client = Client::new(&server.origin());
+    client.pay("b", &payment("alice", "bob", 1)).await.is(201);
+    client.pay("c", &payment("alice", "bob", 1)).await.is_problem(422, "velocity_limit_exceeded");
+    server.close().await;
+}
