@@ -162,7 +162,7 @@ fn scenarios_reach_every_outcome() {
         assert!(seen.get(expected).is_some_and(|count| *count >= 5), "{expected} is too rare: {seen:#?}");
     }
     let all: usize = seen.values().sum();
-    assert!(seen["transaction_posted"] * 8 >= all, "fewer than an eighth were posted: {seen:#?}");
+    assert!(seen["transaction_posted"] * 10 >= all, "fewer than a tenth were posted: {seen:#?}");
     assert!(overflows >= 5, "totals of 39 digits are too rare: {overflows}");
 }
 
@@ -665,16 +665,17 @@ fn evict(run: &mut Run, want: usize) {
 
 /// Forgets transactions, which can be read back from the log.
 fn forget(run: &mut Run, most: usize) {
-    let idle = |run: &Run| run.book.known_len() - run.book.waiting();
-    let before = idle(run);
+    let before = run.book.known_len();
+    let waiting: Vec<Uuid> = run.model.waiting().into_iter().map(|(.., id)| id).collect();
     let must_stay: Vec<Uuid> = (run.model.transactions.iter())
-        .filter(|(id, known)| run.book.known(id).is_some() && known.changed > run.committed)
+        .filter(|(id, known)| run.book.known(id).is_some() && (known.changed > run.committed || waiting.contains(id)))
         .map(|(id, _)| *id)
         .collect();
     run.book.evict_known(most, run.committed);
-    assert!(idle(run) >= most.min(before), "no more go than must");
-    assert!(idle(run) <= most.max(must_stay.len()), "all that may go go");
-    assert!(must_stay.iter().all(|id| run.book.known(id).is_some()), "what is not durable stays");
+    let after = run.book.known_len();
+    assert!(after >= most.min(before), "no more go than must");
+    assert!(after <= most.max(must_stay.len()), "all that may go go");
+    assert!(must_stay.iter().all(|id| run.book.known(id).is_some()), "what waits or is not durable stays");
 }
 
 proptest! {
