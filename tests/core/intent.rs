@@ -211,7 +211,7 @@ impl Intent {
                 let suits = |account: &&Account| {
                     let (attributes, balance) = (&account.attributes, &account.balance);
                     match change {
-                        AccountUpdate::Update { .. } | AccountUpdate::Freeze(_) => !attributes.closed,
+                        AccountUpdate::Update { .. } | AccountUpdate::Freeze(_) => true,
                         AccountUpdate::Unfreeze { .. } => !attributes.closed && attributes.freeze.is_some(),
                         AccountUpdate::Reopen { .. } => attributes.closed,
                         AccountUpdate::Close { .. } => {

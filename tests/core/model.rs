@@ -21,6 +21,18 @@ pub struct Model {
     pub transactions: BTreeMap<Uuid, Known>,
     pub rules: BTreeMap<RuleKey, (Rule, Position)>,
     pub closed_before: Option<DateTime<Utc>>,
+    /// Every leg that a velocity limit has counted, once for each.
+    pub counted: Vec<CountedLeg>,
+}
+
+/// One leg, as one velocity limit has counted it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CountedLeg {
+    /// Position of the event that set the limit.
+    pub limit: Position,
+    pub account: AccountCode,
+    pub amount: Amount,
+    pub at: DateTime<Utc>,
 }
 
 /// When something happens to a transaction by itself.
@@ -95,6 +107,7 @@ impl Model {
                 account.changed = at.position;
             }
             Fact::TransactionPosted(transaction) => {
+                self.record_usage(transaction, at);
                 self.record_legs(&transaction.legs);
                 self.record_origin(transaction, at.position);
                 let legs = asked(&transaction.legs);
@@ -105,6 +118,7 @@ impl Model {
                 self.record_state(id, State::Rejected, at.position);
             }
             Fact::TransactionAuthorised(authorisation) => {
+                self.record_usage(&authorisation.transaction, at);
                 self.record_legs(&authorisation.transaction.legs);
                 let legs = asked(&authorisation.transaction.legs);
                 let hold = Hold {
@@ -135,6 +149,18 @@ impl Model {
                 self.rules.remove(key);
             }
             Fact::PeriodClosed { before } => self.closed_before = Some(*before),
+        }
+    }
+
+    fn record_usage(&mut self, transaction: &Transaction, at: &Moment) {
+        for usage in transaction.more.iter().flat_map(|more| &more.usage) {
+            let leg = &transaction.legs[usize::from(usage.leg)];
+            self.counted.push(CountedLeg {
+                limit: usage.counted.limit,
+                account: leg.account.clone(),
+                amount: leg.amount,
+                at: at.recorded_at,
+            });
         }
     }
 

@@ -762,8 +762,8 @@ fn a_reversal_has_its_own_order() {
     let three = || posted("debit alice 10 EUR, credit bob 4 EUR, credit overdraft 6 EUR", &[10, 4, 6]);
     check(three(), &reverse(SUBJECT, Part::Amount(signed(1))), "invalid");
     check(sound(), &reverse_legs(SUBJECT, "overdraft > alice 10 USD"), "invalid");
-    // What only the accounts can tell.
-    check(sound(), &reverse_legs(SUBJECT, "ghost > alice 11 USD"), r#"account_not_found [(0, "ghost")]"#);
+    check(sound(), &reverse_legs(SUBJECT, "overdraft > bob 10 EUR"), "invalid");
+    check(sound(), &reverse_legs(SUBJECT, "ghost > alice 11 EUR"), "invalid");
     // reversal_exceeds_transaction before all that the accounts could show
     for to in ["closed", "frozen", "poor", "bob", "full"] {
         let state = || whole(&format!("alice > {to} 10 EUR"));
@@ -773,8 +773,7 @@ fn a_reversal_has_its_own_order() {
         let state = posted(&format!("alice > {to} 10 EUR"), &[0, 0]);
         check(state, &reverse(SUBJECT, Part::Rest), "reversal_exceeds_transaction alice: 0 left");
     }
-    // On another account, or the wrong way round, there is nothing to take back.
-    check(sound(), &reverse_legs(SUBJECT, "overdraft > bob 1 EUR"), "reversal_exceeds_transaction bob: 0 left");
+    // The wrong way round there is nothing to take back.
     check(sound(), &reverse_legs(SUBJECT, "alice > overdraft 1 EUR"), "reversal_exceeds_transaction alice: 0 left");
     // account_closed, account_frozen, insufficient_funds, balance_limit_exceeded
     check(whole("frozen > closed 10 EUR"), &reverse(SUBJECT, Part::Rest), "account_closed closed");
@@ -945,6 +944,66 @@ fn rule_set(rule: &Rule) -> &'static str {
     match rule {
         Rule::AccountType(_) => "account_type_set",
         Rule::VelocityLimit(_) => "velocity_limit_set",
+    }
+}
+
+#[test]
+fn a_velocity_limit_comes_after_states_and_before_balances() {
+    let mut book = closed_book();
+    let scopes = [
+        ("a", Scope::Prefix(Arc::from("poor")), Direction::Out),
+        ("b", Scope::Account(Arc::from("capped")), Direction::In),
+        ("c", Scope::Account(Arc::from("frozen")), Direction::Out),
+        ("d", Scope::Account(Arc::from("closed")), Direction::Out),
+        ("e", Scope::Account(Arc::from("full")), Direction::In),
+        ("f", Scope::Account(Arc::from("poor")), Direction::Out),
+    ];
+    for (index, (name, scope, direction)) in scopes.into_iter().enumerate() {
+        let limit = VelocityLimit { scope, direction, count_max: None, amount_max: Some(signed(2)), ..velocity(name) };
+        book.apply(&event(101 + index as u64, Fact::RuleSet(Rule::VelocityLimit(limit)))).unwrap();
+    }
+    let ask = |text: &str, effective_at, hold: Option<Expiry>| {
+        let terms = hold.is_some().then(|| Box::new(Terms { hold, ..Terms::default() }));
+        let request = TransactionRequest { effective_at, terms, ..request(Kind::Payment, legs(text)) };
+        answer_on(&book, &Command::Transact(request))
+    };
+    for hold in [None, Some(Expiry::Never)] {
+        let done = if hold.is_some() { "transaction_authorised" } else { "transaction_posted" };
+        for (text, expected) in [
+            ("poor > bob 2 EUR", done),
+            ("alice > poor 3 EUR", done),
+            ("poor > bob 3 EUR", "velocity_limit_exceeded poor"),
+            ("poorer > bob 3 EUR", "velocity_limit_exceeded poorer"),
+            // Before the balances …
+            ("poor > bob 6 EUR", "velocity_limit_exceeded poor"),
+            ("alice > capped 4 EUR", "velocity_limit_exceeded capped"),
+            ("alice > full 3 EUR", "velocity_limit_exceeded full"),
+            // … and after all else.
+            ("frozen > bob 3 EUR", "account_frozen frozen"),
+            ("closed > bob 3 EUR", "account_closed closed"),
+            ("poor > frozen 3 EUR", "account_frozen frozen"),
+            ("poor > closed 3 EUR", "account_closed closed"),
+            ("poor > ghost 3 EUR", r#"account_not_found [(1, "ghost")]"#),
+            ("poor > dora 3 EUR", "asset_mismatch at leg 1: dora has USD, not EUR"),
+            // The first leg that shows it.
+            ("poor > capped 4 EUR", "velocity_limit_exceeded poor"),
+        ] {
+            assert_eq!(ask(text, None, hold), expected, "{text}");
+        }
+    }
+    assert_eq!(ask("poor > bob 3 EUR", Some(time(CLOSED_BEFORE_S - 1)), None), "period_closed poor");
+    assert_eq!(ask("poor > bob 3 EUR", Some(time(NOW_S + 1)), None), "transaction_scheduled");
+    // A transaction of several legs counts them all.
+    let both = "poor > bob 1 EUR, alice > poor 9 EUR, poor > bob 2 EUR";
+    assert_eq!(answer_on(&book, &transact(legs(both))), "velocity_limit_exceeded poor");
+    // On the account itself before on a prefix, though it was set later.
+    let at = Moment { position: 110, recorded_at: time(NOW_S), transaction_id: Uuid::nil() };
+    match decide(&book, &transact(legs("poor > bob 3 EUR")), &at) {
+        Verdict::Record(Fact::TransactionRejected(rejected)) => match rejected.reason {
+            Rejection::VelocityLimitExceeded { limit, passes_at, .. } => assert_eq!((&*limit, passes_at), ("f", None)),
+            reason => panic!("{reason:?}"),
+        },
+        verdict => panic!("{verdict:?}"),
     }
 }
 

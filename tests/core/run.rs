@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use steelyard::clock::{ManualClock, recorded_at};
+use steelyard::ledger::velocity::Counters;
 use steelyard::ledger::{
     Account, AccountCode, Book, Command, Event, Fact, Known, Moment, Position, Refusal, Rule, RuleKey, Verdict, decide,
 };
@@ -26,6 +27,8 @@ pub struct Run {
     pub events: Vec<Event>,
     /// Accounts that were evicted, as their rows in the database have them.
     pub shelf: BTreeMap<AccountCode, Account>,
+    /// What velocity limits have counted on those.
+    pub counters: BTreeMap<AccountCode, Counters>,
     /// Up to here the log is durable: the rows are exact, and the log can be read.
     pub committed: Position,
     /// What the machine's clock shows, which may run backwards.
@@ -153,6 +156,7 @@ impl Run {
             position: LOADED_POSITION,
             events: Vec::new(),
             shelf: BTreeMap::new(),
+            counters: BTreeMap::new(),
             committed: Position::MAX,
             clock: time(LOADED_POSITION),
             now: time(LOADED_POSITION),
@@ -212,6 +216,9 @@ impl Run {
         for code in codes {
             if let Some(account) = self.shelf.remove(&code) {
                 self.book.load_account(account);
+                for counted in self.counters.remove(&code).unwrap_or_default().iter() {
+                    self.book.load_counted(&code, *counted);
+                }
             }
         }
     }

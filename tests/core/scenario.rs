@@ -58,8 +58,13 @@ pub enum Past {
 
 pub fn scenario(past: Past) -> impl Strategy<Value = Scenario> {
     let loaded: Vec<_> = (0..ACCOUNTS.len()).map(|index| prop::option::weighted(0.97, account(index, past))).collect();
-    (loaded, prop::collection::vec(next(), 1..40))
-        .prop_map(|(loaded, moves)| Scenario { loaded: loaded.into_iter().flatten().collect(), moves })
+    // Limits that are there from the start have something to count.
+    let limits = prop_oneof![2 => Just(Vec::new()), 1 => prop::collection::vec(velocity_limit(), 1..=2)];
+    (loaded, limits, prop::collection::vec(next(), 1..40)).prop_map(|(loaded, limits, moves)| {
+        let set = |rule| Move { clock_s: 0, intent: Intent::Plain(Command::SetRule(Rule::VelocityLimit(rule))) };
+        let moves = limits.into_iter().map(set).chain(moves).collect();
+        Scenario { loaded: loaded.into_iter().flatten().collect(), moves }
+    })
 }
 
 pub fn code(text: &str) -> AccountCode {
@@ -164,8 +169,8 @@ fn intent() -> impl Strategy<Value = Intent> {
     let define = (prop::sample::select(vec!["EUR", "GOLD", "POINTS"]), prop_oneof![Just(2_u8), Just(37), Just(38)])
         .prop_map(|(code, scale)| Command::DefineAsset { code: asset(code), scale });
     prop_oneof![
-        20 => transact(),
-        12 => hold(),
+        34 => transact(),
+        18 => hold(),
         6 => exchange(),
         12 => capture(),
         4 => (pick(Target::OpenHold), note()).prop_map(|(of, reference)| Intent::Void { of, reference }),
@@ -269,33 +274,42 @@ fn rule() -> impl Strategy<Value = Intent> {
     let crossed = Limits { min_balance: Some(signed(2)), max_balance: Some(signed(1)) };
     let account_type = (prefix(), side(), prop_oneof![8 => limits(), 1 => Just(crossed)])
         .prop_map(|(prefix, normal, limits)| Rule::AccountType(AccountType { prefix, normal, limits }));
-    let name = || prop::sample::select(vec!["daily", "hourly"]).prop_map(Arc::<str>::from);
-    // No account has the prefix: what a limit counts is tested elsewhere.
-    let window = prop_oneof![
-        6 => prop::sample::select(vec![60_u32, 86_400, 31_622_400]),
-        1 => prop::sample::select(vec![59_u32, 31_622_401]),
-    ];
-    let most = |most: std::ops::Range<u64>| prop::option::weighted(0.7, most);
-    let velocity = (name(), window, prop::bool::weighted(0.7), most(1..3), most(1..3)).prop_map(
-        |(name, seconds, has_asset, count, amount)| {
-            Rule::VelocityLimit(VelocityLimit {
-                name,
-                scope: Scope::Prefix(Arc::from("nobody:")),
-                asset: has_asset.then(|| asset("EUR")),
-                direction: Direction::Out,
-                window: Window::Rolling { seconds },
-                count_max: count.map(|count| count as u32),
-                amount_max: amount.map(Amount::from),
-            })
-        },
-    );
-    let key = prop_oneof![prefix().prop_map(RuleKey::AccountType), name().prop_map(RuleKey::VelocityLimit)];
+    let key = prop_oneof![prefix().prop_map(RuleKey::AccountType), limit_name().prop_map(RuleKey::VelocityLimit)];
     let remove = (key, prop::option::weighted(0.7, any::<Index>()));
     prop_oneof![
         4 => account_type.prop_map(|rule| Intent::Plain(Command::SetRule(rule))),
-        3 => velocity.prop_map(|rule| Intent::Plain(Command::SetRule(rule))),
+        3 => velocity_limit().prop_map(|rule| Intent::Plain(Command::SetRule(Rule::VelocityLimit(rule)))),
         4 => remove.prop_map(|(key, index)| Intent::RemoveRule { key, index }),
     ]
+}
+
+fn limit_name() -> impl Strategy<Value = Arc<str>> {
+    prop::sample::select(vec!["daily", "hourly"]).prop_map(Arc::from)
+}
+
+fn velocity_limit() -> impl Strategy<Value = VelocityLimit> {
+    let scope = prop_oneof![
+        2 => Just(Scope::Account(Arc::from("eur:a"))),
+        2 => Just(Scope::Prefix(Arc::from("eur:"))),
+        1 => Just(Scope::Prefix(Arc::from("btc:b"))),
+        1 => Just(Scope::Prefix(Arc::from("nobody:"))),
+    ];
+    let window = prop_oneof![
+        6 => prop::sample::select(vec![60_u32, 61, 3_600, 31_622_400]).prop_map(|seconds| Window::Rolling { seconds }),
+        3 => prop::sample::select(vec![chrono_tz::UTC, chrono_tz::Europe::Zurich, chrono_tz::Asia::Kolkata])
+            .prop_map(|zone| Window::Day { zone }),
+        1 => prop::sample::select(vec![59_u32, 31_622_401]).prop_map(|seconds| Window::Rolling { seconds }),
+    ];
+    let direction = prop::sample::select(vec![Direction::Out, Direction::In]);
+    let count_max = prop::option::weighted(0.7, 1_u32..8);
+    let amount_max = prop::option::weighted(0.7, (50_u64..1_000).prop_map(Amount::from));
+    let unit = prop::sample::select(vec![None, Some("EUR"), Some("EUR"), Some("EUR"), Some("BTC")]);
+    (limit_name(), scope, direction, window, unit, count_max, amount_max).prop_map(
+        |(name, scope, direction, window, unit, count_max, amount_max)| {
+            let asset = unit.map(asset);
+            VelocityLimit { name, scope, asset, direction, window, count_max, amount_max }
+        },
+    )
 }
 
 fn open() -> impl Strategy<Value = OpenAccount> {

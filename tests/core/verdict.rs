@@ -9,17 +9,18 @@ use chrono::{DateTime, TimeDelta, Utc};
 use smallvec::SmallVec;
 use steelyard::ledger::book::WAITING_MAX;
 use steelyard::ledger::rule::RULES_MAX;
+use steelyard::ledger::velocity::Counted;
 use steelyard::ledger::{
     Account, AccountChanged, AccountCode, AccountType, AccountUpdate, Amount, Attributes, Authorisation, Balance,
-    Cancelled, Capture, Change, ChangeAccount, Command, Expiry, Fact, Freeze, FreezeScope, Hold, HoldRef, HoldState,
-    Kind, Known, Leg, LegRequest, Limits, Moment, More, Notes, OpenAccount, Origin, Part, Position, Rate, Refusal,
-    RejectedTransaction, Rejection, Release, ReleaseReason, Reverse, Rule, RuleKey, Scheduled, Side, State, Terms,
-    Transaction, TransactionRequest, VelocityLimit, Verdict, Window,
+    Cancelled, Capture, Change, ChangeAccount, Command, Direction, Expiry, Fact, Freeze, FreezeScope, Hold, HoldRef,
+    HoldState, Kind, Known, Leg, LegRequest, Limits, Moment, More, Notes, OpenAccount, Origin, Part, Position, Rate,
+    Refusal, RejectedTransaction, Rejection, Release, ReleaseReason, Reverse, Rule, RuleKey, Scheduled, Scope, Side,
+    State, Terms, Transaction, TransactionRequest, Usage, VelocityLimit, Verdict, Window,
 };
 use uuid::Uuid;
 
 use crate::exact::{Exact, highest, lowest};
-use crate::model::Model;
+use crate::model::{CountedLeg, Model};
 
 /// How far ahead a hold may expire and a transaction may be scheduled.
 const AHEAD_MAX: TimeDelta = TimeDelta::days(1830);
@@ -39,6 +40,16 @@ type Legs = SmallVec<[LegRequest; 2]>;
 enum Effect {
     Post,
     Reserve,
+}
+
+/// What does not hold for a transaction.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waived {
+    Nothing,
+    /// For reversals.
+    Velocity,
+    /// For forced ones.
+    VelocityAndFloor,
 }
 
 impl Model {
@@ -301,18 +312,18 @@ impl Model {
 
         // 13 to 17
         let effect = if request.hold().is_some() { Effect::Reserve } else { Effect::Post };
-        match self.after(legs, effect, false, at) {
+        match self.after(legs, effect, Waived::Nothing, at) {
             Err(reason) => reject(reason),
-            Ok(legs) if effect == Effect::Reserve => {
+            Ok((legs, usage)) if effect == Effect::Reserve => {
                 let expires_at = match request.hold().unwrap() {
                     Expiry::Never => None,
                     Expiry::At(moment) => Some(moment),
                     Expiry::In(seconds) => Some(at.recorded_at + TimeDelta::seconds(seconds.into())),
                 };
-                let transaction = transaction(request, legs, None);
+                let transaction = transaction(request, legs, None, usage);
                 Verdict::Record(Fact::TransactionAuthorised(Authorisation { transaction, expires_at }))
             }
-            Ok(legs) => Verdict::Record(Fact::TransactionPosted(transaction(request, legs, None))),
+            Ok((legs, usage)) => Verdict::Record(Fact::TransactionPosted(transaction(request, legs, None, usage))),
         }
     }
 
@@ -327,11 +338,11 @@ impl Model {
             },
             State::Scheduled(scheduled) if scheduled.request.effective_at.unwrap() <= at.recorded_at => {
                 let request = &scheduled.request;
-                match self.after(&request.legs, Effect::Post, false, at) {
+                match self.after(&request.legs, Effect::Post, Waived::Nothing, at) {
                     Err(reason) => Verdict::Record(self.rejected(request.clone(), reason, Some(known.position))),
-                    Ok(legs) => {
+                    Ok((legs, usage)) => {
                         let origin = Origin::Schedule { position: known.position };
-                        Verdict::Record(Fact::TransactionPosted(transaction(request, legs, Some(origin))))
+                        Verdict::Record(Fact::TransactionPosted(transaction(request, legs, Some(origin), usage)))
                     }
                 }
             }
@@ -466,7 +477,7 @@ impl Model {
         let captured = plus(hold.captured, amount);
         let origin = Origin::Capture { hold: hold_ref, remaining, captured };
         let request = attempt(Kind::Capture, legs.clone(), notes, *payment, false);
-        Verdict::Record(Fact::TransactionPosted(transaction(&request, legs_after, Some(origin))))
+        Verdict::Record(Fact::TransactionPosted(transaction(&request, legs_after, Some(origin), Vec::new())))
     }
 
     fn void(&self, id: Uuid, notes: &Notes, at: &Moment) -> Verdict {
@@ -519,20 +530,17 @@ impl Model {
         let State::Posted(posted) = &known.state else { return refuse(Refusal::NotReversible(*id)) };
 
         // 1 again, as far as it depends on the transaction
-        if matches!(part, Part::Amount(_)) && posted.legs.len() != 2 {
-            return invalid("an amount needs a transaction of two legs");
-        }
-        if let Part::Legs(legs) = part {
-            // 5. account_not_found
-            let missing = |leg: &LegRequest| !self.accounts.contains_key(&leg.account);
-            if legs.iter().any(missing) {
-                let named = legs.iter().enumerate().filter(|(_, leg)| missing(leg));
-                return refuse(Refusal::AccountNotFound(named.map(|(i, leg)| (i, leg.account.clone())).collect()));
+        match part {
+            Part::Amount(_) if posted.legs.len() != 2 => return invalid("an amount needs a transaction of two legs"),
+            Part::Legs(legs) => {
+                let is_of_it = |leg: &LegRequest| {
+                    posted.legs.iter().any(|of| (&of.account, &of.asset) == (&leg.account, &leg.asset))
+                };
+                if !legs.iter().all(is_of_it) {
+                    return invalid("a leg is on an account of the transaction and in its asset");
+                }
             }
-            // 1 again, as far as it depends on the accounts
-            if legs.iter().any(|leg| self.accounts[&leg.account].asset != leg.asset) {
-                return invalid("a leg has the asset of its account");
-            }
+            Part::Amount(_) | Part::Rest => {}
         }
 
         // Of each leg of the transaction, what is taken back; or the first account
@@ -595,13 +603,14 @@ impl Model {
             return reject(reason);
         }
         // 13 to 17
-        match self.after(&legs, Effect::Post, *force, at) {
+        let waived = if *force { Waived::VelocityAndFloor } else { Waived::Velocity };
+        match self.after(&legs, Effect::Post, waived, at) {
             Err(reason) => reject(reason),
-            Ok(legs_after) => {
+            Ok((legs_after, _)) => {
                 let left = posted.remaining.iter().zip(&taken).map(|(left, taken)| minus(*left, *taken));
                 let origin = Origin::Reversal { transaction: *id, remaining: left.collect(), forced: *force };
                 let request = attempt(Kind::Reversal, legs, notes, *id, *force);
-                Verdict::Record(Fact::TransactionPosted(transaction(&request, legs_after, Some(origin))))
+                Verdict::Record(Fact::TransactionPosted(transaction(&request, legs_after, Some(origin), Vec::new())))
             }
         }
     }
@@ -644,13 +653,16 @@ impl Model {
         &self,
         legs: &[LegRequest],
         effect: Effect,
-        force: bool,
+        waived: Waived,
         at: &Moment,
-    ) -> Result<SmallVec<[Leg; 2]>, Rejection> {
+    ) -> Result<(SmallVec<[Leg; 2]>, Vec<Usage>), Rejection> {
         // 13 and 14. account_closed, account_frozen
         if let Some(reason) = self.not_open(legs) {
             return Err(reason);
         }
+
+        // 15. velocity_limit_exceeded
+        let usage = if waived == Waived::Nothing { self.usage(legs, at.recorded_at)? } else { Vec::new() };
 
         // What each account would be left with. An account of which a total
         // would have more than 38 digits is left with nothing that could be
@@ -671,7 +683,7 @@ impl Model {
                 continue;
             };
             let (was, would_be) = (lowest(account.normal, &account.balance), lowest(account.normal, &after));
-            if !force && would_be < was && would_be < min_balance.into() {
+            if waived != Waived::VelocityAndFloor && would_be < was && would_be < min_balance.into() {
                 return Err(Rejection::InsufficientFunds {
                     account: leg.account.clone(),
                     available: was.clamp(),
@@ -694,7 +706,122 @@ impl Model {
         }
 
         let after = legs.iter().zip(legs_after);
-        Ok(after.map(|(leg, after)| leg_after(&self.accounts[&leg.account], leg, after.unwrap())).collect())
+        let legs_after = after.map(|(leg, after)| leg_after(&self.accounts[&leg.account], leg, after.unwrap()));
+        Ok((legs_after.collect(), usage))
+    }
+}
+
+/// Velocity limits.
+impl Model {
+    /// What the limits count of the legs, or the first that one of them does not let pass.
+    fn usage(&self, legs: &[LegRequest], now: DateTime<Utc>) -> Result<Vec<Usage>, Rejection> {
+        let mut counted = self.counted.clone();
+        let mut usage = Vec::new();
+        for (index, leg) in legs.iter().enumerate() {
+            let normal = self.accounts[&leg.account].normal;
+            for (rule, position) in self.velocity_limits(leg) {
+                if (rule.direction == Direction::In) != (leg.side == normal) {
+                    continue;
+                }
+                let buckets = Buckets(rule.window);
+                let fits = |at: DateTime<Utc>| {
+                    let still = counted.iter().filter(|earlier| {
+                        (earlier.limit, &earlier.account) == (position, &leg.account)
+                            && buckets.end(buckets.of(earlier.at)) > at
+                    });
+                    let amounts: Vec<Amount> = still.map(|earlier| earlier.amount).chain([leg.amount]).collect();
+                    let sum = amounts.iter().fold(Exact::ZERO, |sum, amount| sum + (*amount).into());
+                    rule.count_max.is_none_or(|most| amounts.len() <= most as usize)
+                        && rule.amount_max.is_none_or(|most| sum <= most.into())
+                };
+                if !fits(now) {
+                    let ends = counted.iter().map(|earlier| buckets.end(buckets.of(earlier.at)));
+                    let passes_at = ends.filter(|end| *end > now && fits(*end)).min();
+                    let (account, limit) = (leg.account.clone(), Arc::clone(&rule.name));
+                    return Err(Rejection::VelocityLimitExceeded { account, limit, passes_at });
+                }
+                let (account, amount) = (leg.account.clone(), leg.amount);
+                counted.push(CountedLeg { limit: position, account, amount, at: now });
+                let in_bucket: Vec<Amount> = counted
+                    .iter()
+                    .filter(|other| (other.limit, &other.account) == (position, &leg.account))
+                    .filter(|other| buckets.of(other.at) == buckets.of(now))
+                    .map(|other| other.amount)
+                    .collect();
+                let sum = in_bucket.iter().fold(Exact::ZERO, |sum, amount| sum + (*amount).into());
+                usage.push(Usage {
+                    leg: index as u16,
+                    counted: Counted {
+                        limit: position,
+                        bucket: buckets.of(now).timestamp(),
+                        since: buckets.since(now).timestamp(),
+                        count: in_bucket.len() as u32,
+                        amount: sum.clamp(),
+                    },
+                });
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Those that cover the leg's account: first those on the account itself, then
+    /// those on a prefix, each as they were set.
+    fn velocity_limits(&self, leg: &LegRequest) -> Vec<(VelocityLimit, Position)> {
+        let mut limits = Vec::new();
+        for (rule, position) in self.rules.values() {
+            let Rule::VelocityLimit(rule) = rule else { continue };
+            let (is_covered, is_prefix) = match &rule.scope {
+                Scope::Account(code) => (leg.account.as_str() == &**code, false),
+                Scope::Prefix(prefix) => (leg.account.as_str().starts_with(&**prefix), true),
+            };
+            if is_covered && rule.asset.as_ref().is_none_or(|asset| *asset == leg.asset) {
+                limits.push((is_prefix, *position, rule.clone()));
+            }
+        }
+        limits.sort_by_key(|(is_prefix, position, _)| (*is_prefix, *position));
+        limits.into_iter().map(|(_, position, rule)| (rule, position)).collect()
+    }
+}
+
+/// The buckets of a window, by their beginnings.
+struct Buckets(Window);
+
+impl Buckets {
+    fn of(&self, at: DateTime<Utc>) -> DateTime<Utc> {
+        match self.0 {
+            Window::Rolling { seconds } => {
+                // A sixtieth of the window, in whole seconds.
+                let length = i64::from(seconds.div_ceil(60));
+                DateTime::from_timestamp(at.timestamp() / length * length, 0).unwrap()
+            }
+            Window::Day { zone } => {
+                let midnight = at.with_timezone(&zone).date_naive().and_hms_opt(0, 0, 0).unwrap();
+                midnight.and_local_timezone(zone).unwrap().to_utc()
+            }
+        }
+    }
+
+    /// When a bucket counts no longer.
+    fn end(&self, bucket: DateTime<Utc>) -> DateTime<Utc> {
+        match self.0 {
+            Window::Rolling { seconds } => {
+                bucket + TimeDelta::seconds(i64::from(seconds.div_ceil(60)) + i64::from(seconds))
+            }
+            // No day has 36 hours, and no two have.
+            Window::Day { .. } => self.of(bucket + TimeDelta::hours(36)),
+        }
+    }
+
+    /// The oldest bucket that still counts.
+    fn since(&self, at: DateTime<Utc>) -> DateTime<Utc> {
+        let mut oldest = self.of(at);
+        loop {
+            let earlier = self.of(oldest - TimeDelta::seconds(1));
+            if self.end(earlier) <= at {
+                return oldest;
+            }
+            oldest = earlier;
+        }
     }
 }
 
@@ -715,9 +842,14 @@ fn leg_after(account: &Account, leg: &LegRequest, after: Balance) -> Leg {
     }
 }
 
-fn transaction(request: &TransactionRequest, legs: SmallVec<[Leg; 2]>, origin: Option<Origin>) -> Transaction {
+fn transaction(
+    request: &TransactionRequest,
+    legs: SmallVec<[Leg; 2]>,
+    origin: Option<Origin>,
+    usage: Vec<Usage>,
+) -> Transaction {
     let rates = request.rates().to_vec();
-    let more = More { origin, rates, usage: Vec::new() };
+    let more = More { origin, rates, usage };
     Transaction {
         kind: request.kind,
         legs,
