@@ -571,11 +571,11 @@ fn an_exchange_is_held_to_its_rates() {
     const FOUR: &str = "alice > bob 100 EUR, dora > dolores 110 USD";
     let check =
         |text: &str, kind, (from, to): (&str, &str), rate: &str, remainder: Option<&str>, times, expected: &str| {
-            let (from, to, rate, remainder) = (asset(from), asset(to), Arc::from(rate), remainder.map(Arc::from));
-            let rates = vec![Rate { from, to, rate, remainder }; times];
+            let (from, to, remainder) = (asset(from), asset(to), remainder.map(Arc::from));
+            let rates = vec![Rate { from, to, rate: Arc::from(rate), remainder }; times];
             let terms = Some(Box::new(Terms { rates, ..Terms::default() }));
             let answer = answer(&Command::Transact(TransactionRequest { terms, ..request(kind, legs(text)) }));
-            assert!(answer.starts_with(expected), "{text} at {rate_text}: {answer}", rate_text = times);
+            assert!(answer.starts_with(expected), "{text} at {rate}: {answer}");
         };
     let (kind, pair) = (Kind::Transaction, ("EUR", "USD"));
     check(FOUR, kind, pair, "1.1", None, 1, "transaction_posted");
