@@ -6,7 +6,7 @@
 --   ledger   main if not given
 --
 -- A row per day and asset (of the first leg): posted transactions with their sum in the asset's main unit, declined
--- ones, their share of all in percent, and the reason that declined most. Days on which nothing happened are left out.
+-- ones, their share of both in percent, and the reason that declined most. Days without either are left out.
 
 \if :{?ledger} \else \set ledger main \endif
 \if :{?to} \else
@@ -23,7 +23,7 @@ SELECT
     mode() WITHIN GROUP (ORDER BY t.reason) AS first_reason
 FROM reporting.transactions t
 JOIN reporting.assets s USING (ledger, asset)
-WHERE t.ledger = :'ledger'
+WHERE t.ledger = :'ledger' AND t.status IN ('posted', 'rejected')
     AND t.recorded_at >= :'from'::timestamp AT TIME ZONE 'UTC' AND t.recorded_at < :'to'::timestamp AT TIME ZONE 'UTC'
 GROUP BY day, t.asset, s.scale
 ORDER BY day, t.asset;

@@ -86,7 +86,7 @@ enum RoleArg {
     Read,
     /// Read, pay, open accounts.
     Submit,
-    /// Everything, creating ledgers and defining assets included.
+    /// Everything: changing accounts, rules and periods, creating ledgers and defining assets included.
     Admin,
 }
 

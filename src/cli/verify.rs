@@ -48,12 +48,16 @@ fn print(report: &Report, output: &Output) -> anyhow::Result<()> {
         ("transactions", report.transactions, "each leg leaves the balance that it states"),
         ("legs", report.legs, "debits equal credits"),
         ("idempotency keys", report.keys, "each has its event, each event its key"),
-        ("accounts", report.accounts, "as the log opened them"),
+        ("accounts", report.accounts, "as the log opened and changed them"),
         ("balances", report.balances, "equal to a fresh fold"),
         ("entries", report.entries, "equal to a fresh fold, running balance included"),
         ("rejections", report.rejections, "equal to a fresh fold"),
         ("back-dated legs", report.backdated, "equal to a fresh fold, sums included"),
         ("metadata", report.metadata, "members that transactions are found by, equal to a fresh fold"),
+        ("holds", report.holds, "equal to a fresh fold: captures, ends and what is pending"),
+        ("scheduled transactions", report.scheduled, "equal to a fresh fold"),
+        ("reversed transactions", report.reversed, "nothing taken back that was not posted"),
+        ("buckets of limits", report.usage, "equal to a fresh fold"),
         ("assets", report.assets, "as the log defined them"),
     ];
     let rows = counts.map(|(name, count, what)| (name, format!("{:>14}  {what}", grouped(count))));

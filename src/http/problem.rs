@@ -295,12 +295,12 @@ impl Problem {
             Refusal::TransactionNotFound(_) => {
                 Self::new(Code::TransactionNotFound, "there is no such transaction in this ledger")
             }
-            Refusal::NotAHold(id) => Self::new(Code::NotAHold, format!("transaction {id} never reserved funds")),
-            Refusal::NotReversible(id) => {
-                Self::new(Code::NotReversible, format!("transaction {id} has posted nothing that could be reversed"))
+            Refusal::NotAHold(_) => Self::new(Code::NotAHold, "the transaction never reserved funds"),
+            Refusal::NotReversible(_) => {
+                Self::new(Code::NotReversible, "the transaction itself has posted nothing that could be reversed")
             }
-            Refusal::NotScheduled(id) => {
-                Self::new(Code::NotScheduled, format!("transaction {id} does not wait for its time"))
+            Refusal::NotScheduled(_) => {
+                Self::new(Code::NotScheduled, "the transaction was not scheduled, or its time has come")
             }
             Refusal::TooManyWaiting => Self::new(
                 Code::Overloaded,

@@ -5,9 +5,10 @@
 //! is decided, however much else is due. Only those are in the index that are due
 //! within some seconds: their accounts are fetched and kept in memory meanwhile.
 //!
-//! Releases commute: a hold that expires gives back its own funds, whatever else
-//! is due. A scheduled transaction does not: whether it is posted depends on what
-//! is there, so everything that is due before it on its accounts goes first.
+//! Releases commute: a hold that expires gives back its own funds, whatever other
+//! holds are due. A scheduled transaction does not: whether it is posted depends on
+//! what is there, so everything that is due before it on its accounts goes first,
+//! and it goes before every hold that expires there after it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -81,12 +82,17 @@ pub enum Needed {
     TooMany,
 }
 
+/// What waits, by account and in its order.
+type Index = BTreeMap<(AccountHash, DateTime<Utc>, Position), Uuid>;
+
 /// What waits for its moment in a book, by account.
 #[derive(Debug)]
 pub struct Due {
     /// Nothing is due before. May be earlier than what it really is.
     next_at: DateTime<Utc>,
-    by_account: BTreeMap<(AccountHash, DateTime<Utc>, Position), Uuid>,
+    by_account: Index,
+    /// Those of them that are scheduled.
+    scheduled: Index,
     /// Everything up to here is in the index.
     taken: Option<Moment>,
     /// Accounts on which more is due than a request may settle, as far as that is known.
@@ -101,6 +107,7 @@ impl Due {
         Self {
             next_at: DateTime::<Utc>::MIN_UTC,
             by_account: BTreeMap::new(),
+            scheduled: BTreeMap::new(),
             taken: None,
             crowded: HashSet::new(),
             to_fetch: VecDeque::new(),
@@ -170,12 +177,16 @@ impl Due {
         let Some(Item { due_at, position, .. }) = Item::of(id, known) else { return };
         for code in known.accounts() {
             self.by_account.remove(&(hash(code), due_at, position));
+            self.scheduled.remove(&(hash(code), due_at, position));
         }
     }
 
     fn insert(&mut self, item: Item, known: &Known) {
         for code in known.accounts() {
             self.by_account.insert((hash(code), item.due_at, item.position), item.id);
+            if let State::Scheduled(_) = known.state {
+                self.scheduled.insert((hash(code), item.due_at, item.position), item.id);
+            }
         }
     }
 
@@ -187,19 +198,19 @@ impl Due {
             return Needed::TooMany;
         }
         let mut needed: BTreeSet<Item> = BTreeSet::new();
-        // Up to where the items of an account are needed.
-        let mut reached: HashMap<AccountHash, Moment> = HashMap::new();
-        let mut open: Vec<(AccountHash, Moment)> =
-            accounts.iter().map(|account| (*account, (now, Position::MAX))).collect();
-        while let Some((account, upto)) = open.pop() {
-            let from = reached.get(&account).copied().unwrap_or((DateTime::<Utc>::MIN_UTC, 0));
+        // Up to where the items of an account are needed, and whether only those that
+        // are scheduled.
+        let mut reached: HashMap<(AccountHash, bool), Moment> = HashMap::new();
+        let mut open: Vec<(AccountHash, bool, Moment)> =
+            accounts.iter().map(|account| (*account, false, (now, Position::MAX))).collect();
+        while let Some((account, only_scheduled, upto)) = open.pop() {
+            let from = reached.get(&(account, only_scheduled)).copied().unwrap_or((DateTime::<Utc>::MIN_UTC, 0));
             if from >= upto {
                 continue;
             }
-            reached.insert(account, upto);
-            for (&(_, due_at, position), &id) in
-                self.by_account.range((account, from.0, from.1)..=(account, upto.0, upto.1))
-            {
+            reached.insert((account, only_scheduled), upto);
+            let index = if only_scheduled { &self.scheduled } else { &self.by_account };
+            for (&(_, due_at, position), &id) in index.range((account, from.0, from.1)..=(account, upto.0, upto.1)) {
                 let item = Item { due_at, position, id };
                 if self.set_aside.contains(&id) || !needed.insert(item) {
                     continue;
@@ -208,9 +219,9 @@ impl Due {
                     self.note_crowded(accounts, now);
                     return Needed::TooMany;
                 }
-                if let Some(Known { state: State::Scheduled(scheduled), .. }) = book.known(&id) {
-                    open.extend(scheduled.request.legs.iter().map(|leg| (hash(&leg.account), item.moment())));
-                }
+                let Some(known) = book.known(&id) else { continue };
+                let only_scheduled = !matches!(known.state, State::Scheduled(_));
+                open.extend(known.accounts().map(|code| (hash(code), only_scheduled, item.moment())));
             }
         }
         Needed::Items(needed.into_iter().collect())

@@ -942,7 +942,7 @@ async fn fetch(
         store::projections::load_accounts(conn, ledger_id, &shards, &codes).await?
     };
     let counted =
-        if counts { store::velocity::counted(conn, ledger_id, shard_count, &accounts).await? } else { Vec::new() };
+        if counts { super::load::counted(conn, ledger_id, shard_count, &accounts).await? } else { Vec::new() };
     let keys = if hashes.is_empty() { Vec::new() } else { store::keys::find(conn, ledger_id, hashes).await? };
     Ok(Fetched { known, accounts, counted, keys })
 }

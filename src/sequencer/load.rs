@@ -17,7 +17,9 @@ use uuid::Uuid;
 use super::append::APPENDS_MAX;
 use super::due;
 use super::keys::RecentKeys;
-use crate::ledger::{AccountCode, Attributes, Balance, Book, Counted, Event, Fact, Known, Origin, Position};
+use crate::ledger::{
+    Account, AccountCode, AccountId, Attributes, Balance, Book, Counted, Event, Fact, Known, Origin, Position,
+};
 use crate::shard::shard_of;
 use crate::store::{self, Connection, Database, Error, LedgerId, Shard};
 
@@ -139,7 +141,7 @@ impl Loaded {
             let accounts = store::projections::load_accounts(&mut conn, ledger_id, &shards, &chunk);
             let accounts = in_time(accounts).await?;
             let counted = if book.has_velocity_limits() {
-                in_time(store::velocity::counted(&mut conn, ledger_id, shard_count, &accounts)).await?
+                in_time(counted(&mut conn, ledger_id, shard_count, &accounts)).await?
             } else {
                 Vec::new()
             };
@@ -169,6 +171,22 @@ impl Loaded {
         (self.head, self.last_recorded_at, self.begun) = (head, last_recorded_at, true);
         Ok((self, [conn, other]))
     }
+}
+
+/// What velocity limits have counted on accounts that memory does not hold. The last
+/// event of each is projected, and with it what it counted: both commit together.
+pub(super) async fn counted(
+    conn: &mut Connection,
+    ledger_id: LedgerId,
+    shard_count: Shard,
+    accounts: &[Account],
+) -> Result<Vec<(AccountCode, Counted)>, Error> {
+    let shards: Vec<Shard> =
+        accounts.iter().map(|account| shard_of(ledger_id, account.code.as_str(), shard_count)).collect();
+    let ids: Vec<i64> = accounts.iter().map(|account| account.id as i64).collect();
+    let rows = store::standing::counted(conn, ledger_id, &shards, &ids).await?;
+    let codes: HashMap<AccountId, &AccountCode> = accounts.iter().map(|account| (account.id, &account.code)).collect();
+    Ok(rows.into_iter().filter_map(|(id, counted)| Some(((*codes.get(&id)?).clone(), counted))).collect())
 }
 
 /// What a stretch of the log says of accounts, and of transactions that wait.

@@ -25,7 +25,6 @@ pub mod rules;
 pub mod search;
 pub mod standing;
 pub mod story;
-pub mod velocity;
 pub mod verify;
 pub mod waiting;
 

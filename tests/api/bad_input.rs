@@ -66,7 +66,12 @@ fn broken() -> Vec<Case> {
 #[tokio::test]
 async fn broken_bodies_are_told_what_is_wrong() {
     let (_server, client) = start_with_accounts().await;
-    for path in ["/payments", "/payments/batch", "/accounts", "/accounts/batch"] {
+    let id = "0193a5b0-0000-7000-8000-000000000000";
+    let about =
+        [("payments", "capture"), ("payments", "void"), ("transactions", "reverse"), ("transactions", "cancel")];
+    let about = about.map(|(noun, verb)| format!("/{noun}/{id}/{verb}"));
+    let new = ["/payments", "/payments/batch", "/transactions", "/transactions/batch", "/accounts", "/accounts/batch"];
+    for path in new.into_iter().chain(about.iter().map(String::as_str)) {
         check(&client, Method::POST, path, broken()).await;
     }
     for path in ["/assets/X", "//v1/ledgers/x"] {

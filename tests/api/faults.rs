@@ -39,20 +39,10 @@ async fn a_body_that_does_not_come() -> Answer {
     slow.is_problem(408, "request_timeout")
 }
 
-/// No event freezes or closes an account yet, though the core and the projections know of both: here the row says so,
-/// and a server that starts has nothing else to go by.
 async fn accounts_that_are_not_open() -> [Answer; 2] {
-    let (server, client, url) = start_on_database().await;
-    // A strong read: the rows are there.
-    client.get("/accounts").await.is(200);
-    server.close().await;
-    let mut conn = PgConnection::connect(&url).await.unwrap();
-    let change =
-        "UPDATE accounts SET status = CASE code WHEN 'alice' THEN 'frozen' ELSE 'closed' END WHERE code <> 'bank'";
-    assert_eq!(sqlx::query(change).execute(&mut conn).await.unwrap().rows_affected(), 2);
-    let server = Server::start(&url).await;
-    let client = Client::new(&server.origin());
-    assert_eq!(client.get("/accounts/alice").await.is(200).body["status"], "frozen");
+    let (_server, client) = start_with_accounts().await;
+    client.post("/accounts/alice/freeze", &json!({"reason": "dispute"})).await.is(200);
+    client.post("/accounts/bob/close", &json!({})).await.is(200);
     let frozen = client.pay("frozen", &payment("bank", "alice", 1)).await.is_problem(422, "account_frozen");
     let closed = client.pay("closed", &payment("bank", "bob", 1)).await.is_problem(422, "account_closed");
     for (key, to, first) in [("frozen", "alice", &frozen), ("closed", "bob", &closed)] {

@@ -87,8 +87,8 @@ async fn what_is_authorised_is_reserved_on_both_accounts() {
     assert_eq!(balance(&client, "alice").await, ["1000", "0", "600", "400"]);
     assert_eq!(balance(&client, "bob").await, ["0", "600", "0", "0"]);
     // Neither what is reserved nor what is to come can be paid with.
-    client.pay("too much", &payment("alice", "bank", 401)).await.is_problem(422, "insufficient_funds");
-    client.pay("too early", &payment("bob", "bank", 1)).await.is_problem(422, "insufficient_funds");
+    client.pay("too-much", &payment("alice", "bank", 401)).await.is_problem(422, "insufficient_funds");
+    client.pay("too-early", &payment("bob", "bank", 1)).await.is_problem(422, "insufficient_funds");
     client.pay("second", &hold(401, &json!({}))).await.is_problem(422, "insufficient_funds");
     client.pay("rest", &payment("alice", "bank", 400)).await.is(201);
 
@@ -116,7 +116,7 @@ async fn a_hold_is_captured_in_parts_until_nothing_remains() {
         first.body["balances"]["alice"],
         json!({"posted": "750", "pending_in": "0", "pending_out": "350", "available": "400", "version": 2})
     );
-    capture(&client, "too much", &payment, &json!({"amount": 351})).await.is_problem(422, "capture_exceeds_hold");
+    capture(&client, "too-much", &payment, &json!({"amount": 351})).await.is_problem(422, "capture_exceeds_hold");
     let rest = capture(&client, "c2", &payment, &json!({})).await.is(201);
     assert_eq!(rest.body["payment"], json!({"id": payment, "status": "captured", "captured": "600", "remaining": "0"}));
     assert_eq!(balance(&client, "alice").await, ["400", "0", "0", "400"]);

@@ -104,6 +104,48 @@ async fn a_csv_file_says_the_same_with_a_header() {
 }
 
 #[tokio::test]
+async fn transactions_of_many_legs_come_in_both_formats() {
+    let (_server, client) = start_with_accounts().await;
+    let leg = |account: &str, side: &str, amount: u64| json!({"account": account, "side": side, "amount": amount, "asset": "EUR"});
+    let legs = json!([leg("alice", "debit", 100), leg("bob", "credit", 95), leg("bank", "credit", 5)]);
+    let body = lines(&[
+        json!({"type": "transaction", "legs": legs, "effective_at": "2021-05-06", "reference": "split"}),
+        json!({"type": "transaction", "legs": [leg("alice", "debit", 1), leg("nobody", "credit", 1)]}),
+        json!({"type": "transaction", "legs": [leg("alice", "debit", 1), leg("bob", "left", 1)]}),
+        json!({"type": "transaction", "legs": [leg("alice", "debit", 1)], "amount": 1}),
+        json!({"type": "transaction", "legs": [leg("alice", "debit", 1), leg("bob", "credit", 1)], "effective_at": "2999-01-01"}),
+        json!({"type": "transaction", "legs": [leg("bob", "debit", 999), leg("alice", "credit", 999)]}),
+    ]);
+    let imported = import(&client, "?id=t", NDJSON, body.clone()).await;
+    imported.is_done(1, 0, 5);
+    let pointers: Vec<&Value> =
+        imported.refused.iter().map(|record| &record["problem"]["errors"][0]["pointer"]).collect();
+    // What could not be submitted is told before what the ledger refused; each has its number.
+    let told: BTreeMap<u64, &Value> =
+        imported.refused.iter().map(|record| record["line"].as_u64().unwrap()).zip(pointers).collect();
+    assert_eq!(
+        told.into_values().collect::<Vec<_>>(),
+        [&json!("/legs/1/account"), &json!("/legs/1/side"), &json!("/amount"), &json!("/effective_at"), &Value::Null]
+    );
+    let found = client.get("/transactions?reference=split").await.is(200);
+    assert_eq!(
+        (&found.data()[0]["type"], &found.data()[0]["legs"][2]["account"]),
+        (&json!("transaction"), &json!("bank"))
+    );
+    assert_eq!(found.data()[0]["effective_at"], "2021-05-06T00:00:00.000000Z");
+    import(&client, "?id=t", NDJSON, body.lines().next().unwrap()).await.is_done(0, 1, 0);
+
+    let quoted = legs.to_string().replace('"', "\"\"");
+    let csv = format!(
+        "type,legs,effective_at,from,to,amount,asset\r\ntransaction,\"{quoted}\",2021-05-07,,,,\r\n,,,alice,bob,5,EUR\r\ntransaction,\"{{}}\",,,,,\r\ntransaction,[,,,,,\r\n"
+    );
+    let imported = import(&client, "?id=c", CSV, csv).await;
+    imported.is_done(2, 0, 2);
+    assert_eq!(imported.refused[0]["problem"]["errors"][0], json!({"pointer": "/legs", "detail": "expected an array"}));
+    assert_eq!(client.posted("bob").await, "195");
+}
+
+#[tokio::test]
 async fn a_line_that_is_refused_is_told_with_its_number_and_the_others_are_recorded() {
     let (_server, client) = start_with_accounts().await;
     let body = [

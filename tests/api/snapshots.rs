@@ -52,10 +52,12 @@ async fn a_body_of_each_problem() {
         client.pay("rich", &payment("bank", "alice", 501)).await,
         client.get("/events?min_position=999").await,
     ];
+    let later = problems_of_later_steps(&client).await;
     let refusals = access::refusals().await;
     let faults = faults::problems().await;
     let bodies: Map<String, Value> = provoked
         .iter()
+        .chain(&later)
         .chain(&refusals)
         .chain(&faults)
         .map(|answer| (code(answer), placeholders(answer.body.clone())))
@@ -64,6 +66,53 @@ async fn a_body_of_each_problem() {
     let found: BTreeSet<&str> = bodies.keys().map(String::as_str).collect();
     assert_eq!(found, all, "every problem is provoked");
     insta::assert_json_snapshot!("problems", bodies);
+}
+
+/// Of what becomes of transactions and accounts, and of rules.
+async fn problems_of_later_steps(client: &Client) -> Vec<Answer> {
+    client.open(json!({"code": "bob", "asset": "EUR"})).await;
+    let paid = client.pay("paid", &payment("alice", "bob", 100)).await.is(201).body["id"].clone();
+    let mut request = payment("alice", "bob", 100);
+    request["capture"] = json!("manual");
+    let held = client.pay("held", &request).await.is(201).body["id"].clone();
+    let (paid, held) = (paid.as_str().unwrap(), held.as_str().unwrap());
+    let capture = async |key: &str, id: &str, body: Value| {
+        client.post_with_key(&format!("/payments/{id}/capture"), key, body).await
+    };
+    let exceeds = capture("c", held, json!({"amount": 101})).await;
+    client.post_with_key(&format!("/payments/{held}/void"), "v", json!({})).await.is(200);
+    let mut found = vec![
+        exceeds,
+        capture("d", held, json!({})).await,
+        capture("e", paid, json!({})).await,
+        client.post_with_key(&format!("/transactions/{held}/reverse"), "r", json!({})).await,
+        client.post_with_key(&format!("/transactions/{paid}/reverse"), "x", json!({"amount": 101})).await,
+        client.post_with_key(&format!("/transactions/{paid}/cancel"), "y", json!({})).await,
+    ];
+    let close = async |before: &str| client.post("/periods/close", &json!({"before": before})).await;
+    close("2025-01-01T00:00:00Z").await.is(200);
+    found.push(close("2024-01-01T00:00:00Z").await);
+    let mut dated = payment("alice", "bob", 1);
+    dated["effective_at"] = json!("2024-06-01");
+    found.push(client.pay("dated", &dated).await);
+
+    let limit = json!({"account": "alice", "direction": "out", "window": {"rolling_s": 86_400}, "count_max": 1});
+    client.put("/velocity-limits/once-a-day", &limit).await.is(201);
+    client.pay("once", &payment("alice", "bob", 1)).await.is(201);
+    found.push(client.pay("twice", &payment("alice", "bob", 1)).await);
+    found.push(client.send(Method::DELETE, "/velocity-limits/none", &[], "").await);
+    for number in 0..1_000 {
+        client.put(&format!("/account-types/t{number}"), &json!({})).await.is(201);
+    }
+    found.push(client.put("/account-types/one-too-many", &json!({})).await);
+
+    let patch = |path: &'static str, body: Value| client.send(Method::PATCH, path, &[JSON], body.to_string());
+    found.push(patch("/accounts/bob", json!({"min_balance": "999"})).await);
+    found.push(client.post("/accounts/bob/close", &json!({})).await);
+    client.open(json!({"code": "shut", "asset": "EUR"})).await;
+    client.post("/accounts/shut/close", &json!({})).await.is(200);
+    found.push(patch("/accounts/shut", json!({"min_balance": "-1"})).await);
+    found
 }
 
 fn code(answer: &Answer) -> String {
@@ -84,6 +133,39 @@ async fn events_as_the_api_gives_them() {
     client.pay("capped", &payment("alice", "shop", 11)).await.is(422);
     let atomic = json!({"atomic": true, "payments": [payment("alice", "bob", 1), payment("bob", "alice", 999)]});
     client.post_with_key("/payments/batch", "atomic", &atomic).await.is(422);
+    for steps in [&["capture"][..], &["capture", "void"], &["void", "capture"]] {
+        let mut request = payment("alice", "bob", 100);
+        request["capture"] = json!("manual");
+        request["expires_at"] = json!("2030-01-01T00:00:00Z");
+        let held = client.pay(&format!("hold/{}", steps.join(",")), &request).await.is(201);
+        let held = held.body["id"].as_str().unwrap();
+        for step in steps {
+            let body = if *step == "capture" && steps.len() == 2 { json!({"amount": "40"}) } else { json!({}) };
+            client
+                .post_with_key(&format!("/payments/{held}/{step}"), &format!("{}/{step}", steps.join(",")), &body)
+                .await;
+        }
+    }
+    let leg = |account: &str, side: &str, amount: &str, asset: &str| json!({"account": account, "side": side, "amount": amount, "asset": asset});
+    for (code, asset) in [("fx:eur", "EUR"), ("fx:eth", "ETH"), ("alice:eth", "ETH")] {
+        client.open(json!({"code": code, "asset": asset, "min_balance": null})).await;
+    }
+    let exchange = json!({
+        "legs": [
+            leg("alice", "debit", "100", "EUR"), leg("fx:eur", "credit", "100", "EUR"),
+            leg("fx:eth", "debit", "333333333333333", "ETH"), leg("alice:eth", "credit", "333333333333333", "ETH"),
+        ],
+        "rates": [{"from": "EUR", "to": "ETH", "rate": "0.000333333333333333", "remainder": "0"}],
+    });
+    let exchanged = client.post_with_key("/transactions", "exchange", &exchange).await.is(201);
+    let path = format!("/transactions/{}/reverse", exchanged.body["id"].as_str().unwrap());
+    client.post_with_key(&path, "reversal", json!({"force": true})).await.is(201);
+    client.post_with_key(&path, "nothing-left", json!({"force": true})).await.is(422);
+    let mut later = payment("alice", "bob", 1);
+    later["effective_at"] = json!("2030-01-01");
+    let later = client.pay("later", &later).await.is(201);
+    let path = format!("/transactions/{}/cancel", later.body["id"].as_str().unwrap());
+    client.post_with_key(&path, "cancel", json!({})).await.is(200);
     let events = client.get("/events").await.is(200);
     insta::assert_json_snapshot!("events", placeholders(events.body));
 }
@@ -112,6 +194,11 @@ fn placeholders(value: Value) -> Value {
     match value {
         Value::String(text) if text.len() == 36 && text.matches('-').count() == 4 => json!("<uuid>"),
         Value::String(text) if text.len() == 27 && text.ends_with('Z') => json!("<time>"),
+        Value::String(text) if text.ends_with('Z') => {
+            let is_time = |word: &str| word.len() == 27 && word.ends_with('Z');
+            let words: Vec<&str> = text.split(' ').map(|word| if is_time(word) { "<time>" } else { word }).collect();
+            json!(words.join(" "))
+        }
         Value::Array(items) => items.into_iter().map(placeholders).collect(),
         Value::Object(members) => members.into_iter().map(|(name, value)| (name, placeholders(value))).collect(),
         other => other,

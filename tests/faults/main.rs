@@ -173,7 +173,7 @@ impl<'a> Stage<'a> {
             "SELECT string_agg(concat_ws(' ', sort, events), ', ' ORDER BY events DESC) FROM (
                  SELECT concat_ws(' ', type, payload -> 'rejection' ->> 'code', payload ->> 'kind') AS sort, count(*) AS events
                  FROM events GROUP BY sort
-             )",
+             ) sorts",
         )
         .fetch_one(&mut conn)
         .await

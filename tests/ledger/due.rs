@@ -280,6 +280,30 @@ async fn scheduled_transactions_go_in_the_order_of_their_moments() {
     bench.worker.stop().await;
 }
 
+/// At its moment the funds are still reserved, although whoever asks first asks about
+/// the hold's other account, and so much is due elsewhere that it has to wait.
+#[tokio::test]
+async fn a_hold_that_expires_later_is_no_help_to_a_scheduled_transaction() {
+    let bench = Bench::start().await;
+    for name in ["c", "d"] {
+        bench.submit(open(name, Some(Amount::ZERO))).await;
+    }
+    bench.fund("a", 10).await;
+    bench.fund("c", 3_500).await;
+    let holds = Work::Each((0..3_500).map(|n| hold("c", "d", 1, after(59), &format!("h{n}"))).collect());
+    bench.ledger.handle.submit(holds, Instant::now() + PATIENCE).await.unwrap();
+    bench.hold("a", "b", 10, 61, "h").await;
+    bench.schedule("a", "bank", 10, 60, "s").await;
+    bench.at(120);
+    let read = bench.read("b").await;
+    assert_eq!(read.balance.pending_in(read.normal), Amount::ZERO);
+    let log = bench.log().await;
+    let rejected = log.iter().position(|event| event.fact.type_name() == "transaction_rejected");
+    let released = |event: &Event| event.fact.legs().iter().any(|leg| leg.account == code("b"));
+    assert!(rejected.is_some_and(|at| log.iter().rposition(released).is_some_and(|last| at < last)), "{rejected:?}");
+    bench.worker.stop().await;
+}
+
 /// What waits is in the log and in the projections, and in nobody's memory alone.
 #[tokio::test]
 async fn what_was_due_meanwhile_happens_after_a_restart() {

@@ -3,7 +3,7 @@
 
 use sqlx::Row;
 use steelyard::ledger::{Position, Side};
-use steelyard::store::{Connection, Database, as_of, events, keys, known, projections, search, waiting};
+use steelyard::store::{Connection, Database, as_of, events, keys, known, projections, rules, search, story, waiting};
 
 use super::{main_ledger, open_accounts, payment, submit, worker};
 use crate::support::Postgres;
@@ -103,7 +103,8 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
     events::head(&mut *conn, 1).await.unwrap();
     events::was_appended(&mut *conn, 1, 1, 1).await.unwrap();
     assert!(events::read(&mut *conn, 1, 0, 4).await.is_ok());
-    events::of_transaction(&mut *conn, 1, uuid::Uuid::nil()).await.unwrap();
+    story::of(&mut *conn, 1, uuid::Uuid::nil()).await.unwrap();
+    rules::now(&mut *conn, 1).await.unwrap();
     known::find(conn, 1, &[uuid::Uuid::nil()]).await.unwrap();
     known::rules(conn, 1, 0, 60_000, 10).await.unwrap();
     waiting::waiting(conn, 1).await.unwrap();

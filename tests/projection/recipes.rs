@@ -4,12 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::AssertSqlSafe;
 use steelyard::clock::ManualClock;
 use steelyard::cluster::Worker;
 use steelyard::cluster::worker::Options;
-use steelyard::ledger::{AssetCode, Command, LedgerName, Side, TransactionRequest};
+use steelyard::ledger::{AssetCode, Command, Expiry, LedgerName, Side, Terms, TransactionRequest};
 use steelyard::store;
 
 use crate::fixture::{Scratch, opening, payment, projected, serving, submit};
@@ -29,6 +29,14 @@ const BOOKS: [(u32, u32, &str, &str, u64, &str); 11] = [
     (3, 22, "wallet:alice", "bank:main", 2_500, "out-1"),
     (3, 22, "bank:main", "wallet:bob", 1_250, "dep-2"),
     (3, 25, "bank:main", "wallet:bob", 700, "dep-3"),
+];
+
+/// Month and day, from, to and amount of what is only authorised, after the books. One expires at the end of
+/// the year.
+const HOLDS: [(u32, u32, &str, &str, u64, bool); 3] = [
+    (3, 26, "wallet:alice", "income:sales", 1_000, false),
+    (3, 27, "wallet:alice", "income:sales", 300, true),
+    (4, 10, "wallet:bob", "income:sales", 750, false),
 ];
 
 const BANK_FILE: &str = "\
@@ -89,6 +97,15 @@ wallet:yuki,JPY,5000,2026-01-10,80
 receivable:acme,EUR,250.00,0.00,200.00,50.00,0.00
 receivable:blum,EUR,80.00,80.00,0.00,0.00,0.00
 total,EUR,330.00,80.00,200.00,50.00,0.00
+",
+    ),
+    (
+        "holds.sql",
+        &["as_of=2026-04-15T00:00:00Z", "prefix=wallet:"],
+        "account,asset,holds,reserved,0-1,2-7,8-30,older,next_end
+wallet:alice,EUR,2,13.00,0.00,0.00,13.00,0.00,2026-12-31 00:00
+wallet:bob,EUR,1,7.50,0.00,7.50,0.00,0.00,
+total,EUR,3,20.50,0.00,7.50,13.00,0.00,2026-12-31 00:00
 ",
     ),
     (
@@ -160,6 +177,14 @@ async fn books() -> Scratch {
             request.legs.iter_mut().for_each(|leg| leg.asset = AssetCode::new("JPY").unwrap());
         }
         submit(&ledger, Command::Transact(request), Some(&format!("key {index}"))).await.unwrap();
+    }
+    for (month, day, from, to, amount, expires) in HOLDS {
+        clock.set(morning_of(month, day));
+        let end = NaiveDate::from_ymd_opt(2026, 12, 31).unwrap().and_time(NaiveTime::MIN).and_utc();
+        let hold = Some(if expires { Expiry::At(end) } else { Expiry::Never });
+        let terms = Some(Box::new(Terms { hold, ..Terms::default() }));
+        let request = TransactionRequest { terms, ..payment(from, to, amount) };
+        submit(&ledger, Command::Transact(request), Some(&format!("hold {amount}"))).await.unwrap();
     }
     projected(&ledger).await;
     worker.stop().await;
@@ -233,14 +258,14 @@ const DISAGREEMENTS: &[&str] = &[
      WHERE (l.side, l.amount, l.balance_after, l.asset, l.status)
         IS DISTINCT FROM (s.side, s.amount, s.balance_after, s.asset, 'posted')",
     "SELECT count(*) FROM reporting.transactions t FULL JOIN reporting.rejections r USING (transaction_id)
-     WHERE coalesce(t.status, '') <> 'posted'
+     WHERE coalesce(t.status, '') NOT IN ('posted', 'authorised')
         AND (t.reason, t.asset, t.amount, t.from_account, t.to_account, t.reference, t.position, t.idempotency_key, t.type)
         IS DISTINCT FROM (r.reason, r.asset, r.amount, r.from_account, r.to_account, r.reference, r.position, r.idempotency_key, r.type)",
     "SELECT count(*) FROM reporting.balances_by_prefix p WHERE p.net_debit IS DISTINCT FROM (
         SELECT sum(t.net_debit) FROM reporting.trial_balance t
         WHERE t.asset = p.asset AND (t.account = p.prefix OR starts_with(t.account, p.prefix || ':')))",
     "SELECT count(*) FROM reporting.transactions t
-     WHERE (SELECT jsonb_object_agg(m.key, m.value) FROM reporting.transaction_metadata m WHERE m.position = t.position)
+     WHERE (SELECT jsonb_object_agg(m.key, m.value) FROM reporting.transaction_metadata m WHERE m.position = t.first_position)
         IS DISTINCT FROM (SELECT jsonb_object_agg(key, value) FROM jsonb_each_text(t.metadata))",
 ];
 
@@ -269,6 +294,11 @@ const FIGURES: &[(&str, &str)] = &[
         "SELECT string_agg(concat_ws(' ', leg, account, side, net_debit, balance_after), ', ' ORDER BY leg)
          FROM reporting.transaction_legs WHERE reference = 'pay-1'",
         "1 bank:main debit 25000 35000, 2 receivable:acme credit -25000 25000",
+    ),
+    (
+        "SELECT string_agg(concat_ws(' ', from_account, remaining, extract(day FROM expires_at AT TIME ZONE 'UTC')), ', ' ORDER BY position)
+         FROM reporting.holds_outstanding WHERE age > interval '0'",
+        "wallet:alice 1000, wallet:alice 300 31, wallet:bob 750",
     ),
     ("SELECT count(*)::text FROM reporting.daily_balances WHERE account = 'bank:main' AND day < '2026-02-01'", "27"),
 ];

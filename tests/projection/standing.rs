@@ -672,3 +672,81 @@ async fn views_answer_at_the_cut_whatever_shards_are_ahead() {
         assert_eq!(look(&scratch).await, expected, "at position {cut}");
     }
 }
+
+/// Tables that grow with the business, with rows of which many are alike.
+const GROW: &str = "
+    SET session_replication_role = replica;
+    INSERT INTO holds SELECT n % 64, 1, n, n, gen_random_uuid(), 'a', 'b', n, 'EUR', 1, 1, 0,
+        CASE n % 50 WHEN 0 THEN 'authorised' ELSE 'captured' END, now(), 'r' || n, now(), n, now()
+        FROM generate_series(100, 60000) n;
+    INSERT INTO scheduled_transactions SELECT n % 64, 1, n, n, gen_random_uuid(),
+        CASE n % 50 WHEN 0 THEN 'scheduled' ELSE 'posted' END, now(), 'r' || n, now(), n, now()
+        FROM generate_series(100, 60000) n;
+    INSERT INTO transaction_accounts SELECT n % 64, 1, n / 100, n FROM generate_series(100, 60000) n;
+    INSERT INTO velocity_usage SELECT n % 64, 1, n / 60, 7, n, 1, 1 FROM generate_series(100, 60000) n;
+    INSERT INTO accounts SELECT n % 64, 1, n, 'w' || n, 'EUR', 'credit', 0, NULL, 'open', NULL, now()
+        FROM generate_series(100, 60000) n;
+    ANALYZE";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_and_changed_is_found_by_an_index() {
+    let depth = depth().await;
+    let mut owner = depth.scratch.connect().await;
+    sqlx::raw_sql(GROW).execute(&mut owner).await.unwrap();
+    let mut conn = store::Connection::from(depth.scratch.database.connect_owner().await.unwrap());
+    let all = Outcomes::of(None);
+    for direction in [search::Direction::Ascending, search::Direction::Descending] {
+        let range = Range { above: 0, upto: i64::MAX };
+        search::of_account(&mut conn, (1, 0, 100), all, range, direction, 10).await.unwrap();
+        search::of_reference(&mut conn, 1, "r100", all, range, direction, 10).await.unwrap();
+        search::of_state(&mut conn, 1, Standing::Hold(HoldState::Voided), range, direction, 10).await.unwrap();
+        let cancelled = Standing::Schedule(ScheduleState::Cancelled);
+        search::of_state(&mut conn, 1, cancelled, range, direction, 10).await.unwrap();
+    }
+    sqlx::raw_sql("UPDATE scheduled_transactions SET state = 'posted' WHERE position >= 100")
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    store::waiting::waiting(&mut conn, 1).await.unwrap();
+    store::standing::counted(&mut conn, 1, &[0], &[100]).await.unwrap();
+    // A flush with all of them; the log has the shard's accounts already.
+    sqlx::raw_sql("UPDATE checkpoints SET position = 0; UPDATE shard_claims SET epoch = 1")
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    let at = vec![Some(0); SHARDS as usize];
+    let mut fold = Fold::new(1, SHARDS, &at, 1);
+    let later = |event: &&Event| event.position > 7 && !matches!(event.fact, Fact::TransactionAuthorised(_));
+    depth.log.iter().filter(later).for_each(|event| fold.add(event));
+    let mut flush = fold.finish().remove(0);
+    flush.entries = store::projections::EntryColumns::default();
+    flush.rejections = store::projections::RejectionColumns::default();
+    flush.metadata = store::projections::MetadataColumns::default();
+    flush.backdated.clear();
+    flush.standing.schedules.clear();
+    flush.standing.accounts.clear();
+    assert!(!flush.standing.hold_changes.is_empty() && !flush.standing.usage.is_empty());
+    let steps: Vec<Step> = (0..SHARDS).map(|shard| Step { shard, epoch: 1, from: 0 }).collect();
+    let flushed = store::projections::flush(&mut conn, 1, &steps, 1, &flush).await.unwrap();
+    assert_eq!(flushed.advanced.len(), SHARDS as usize);
+
+    sqlx::query("SET plan_cache_mode = force_generic_plan").execute(&mut conn).await.unwrap();
+    let prepared: Vec<(String, String, i32)> = sqlx::query_as(
+        "SELECT name, statement, cardinality(parameter_types) FROM pg_prepared_statements
+         WHERE statement ~ 'holds|scheduled_transactions|transaction_accounts|velocity_usage|UPDATE accounts'
+             AND statement !~ 'pg_prepared_statements'",
+    )
+    .fetch_all(&mut conn)
+    .await
+    .unwrap();
+    assert_eq!(prepared.len(), 15, "{prepared:#?}");
+    for (name, statement, parameters) in prepared {
+        let nulls = vec!["NULL"; parameters as usize].join(", ");
+        let explain = format!("EXPLAIN (COSTS OFF) EXECUTE \"{name}\"({nulls})");
+        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain)).fetch_all(&mut conn).await.unwrap();
+        let plan = plan.join("\n");
+        for table in ["holds", "scheduled_transactions", "transaction_accounts", "velocity_usage", "accounts"] {
+            assert!(!plan.contains(&format!("Seq Scan on {table}")), "{statement}\n{plan}");
+        }
+    }
+}

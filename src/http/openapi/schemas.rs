@@ -620,7 +620,7 @@ pub fn example(name: &str) -> Option<Value> {
             },
             "opened_at": "2026-11-22T20:13:04.123456Z",
         }),
-        "Payment" => json!({
+        "Payment" | "PaymentAnswer" => json!({
             "id": "019ab2c3-0000-7000-8000-000000000001", "type": "payment", "status": "posted",
             "from": "wallet:alice", "to": "wallet:bob", "amount": "1250", "asset": "EUR",
             "reference": "inv-1", "description": null, "metadata": {},

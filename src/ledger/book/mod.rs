@@ -194,8 +194,8 @@ impl Book {
     }
 
     /// Forgets transactions that wait for nothing, those longest unchanged first,
-    /// until `max` are left with those that wait. Keeps what an event behind
-    /// `committed` has changed: the log does not have that yet.
+    /// until `max` of them are left. Keeps what an event behind `committed` has
+    /// changed: the log has that not yet.
     pub fn evict_known(&mut self, max: usize, committed: Position) {
         self.transactions.evict(max, committed);
     }

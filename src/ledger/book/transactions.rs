@@ -77,10 +77,10 @@ impl Transactions {
         before
     }
 
-    /// Forgets those that wait for nothing, until `max` are left in all.
+    /// Forgets those that wait for nothing, until `max` of them are left.
     pub fn evict(&mut self, max: usize, committed: Position) {
         for _ in 0..self.idle.len() {
-            if self.by_id.len() <= max {
+            if self.idle_len() <= max {
                 break;
             }
             let Some((id, changed)) = self.idle.pop_front() else { break };
@@ -147,8 +147,8 @@ mod tests {
         let paid = ledger.begin(&pay("alice", "bob", 5));
         let committed = ledger.head;
         ledger.record(&reverse(paid, Part::Rest, false));
-        ledger.book.evict_known(3, committed);
-        assert_eq!(ledger.book.known_len(), 3);
+        ledger.book.evict_known(2, committed);
+        assert_eq!(ledger.book.known_len(), 3, "two wait for nothing");
         ledger.book.evict_known(0, committed);
         assert!(ledger.book.known(&open).is_none());
         assert!(ledger.book.known(&paid).is_some(), "its reversal is not in the log yet");

@@ -166,6 +166,7 @@ impl Command {
             Self::OpenAccount(open) => (Some(&open.code), &[]),
             Self::ChangeAccount(change) => (Some(&change.code), &[]),
             Self::Transact(request) => (None, &request.legs),
+            Self::Reverse(Reverse { part: Part::Legs(legs), .. }) => (None, legs),
             _ => (None, &[]),
         };
         one.into_iter().chain(legs.iter().map(|leg| &leg.account))

@@ -5,7 +5,7 @@
 
 use smallvec::SmallVec;
 
-use super::transact::{Movement, attempt, check_legs, check_period, find_accounts, ids, pass, transaction};
+use super::transact::{Accounts, Movement, attempt, check_legs, check_period, find_accounts, ids, pass, transaction};
 use super::{Declined, Part, Reverse, invalid};
 use crate::ledger::amount::Amount;
 use crate::ledger::book::Book;
@@ -24,8 +24,8 @@ pub(super) fn reverse(book: &Book, reverse: &Reverse, at: &Moment) -> Result<Fac
     let known = book.known(&id).ok_or(Refusal::TransactionNotFound(id))?;
     let State::Posted(posted) = &known.state else { return Err(Refusal::NotReversible(id).into()) };
     let asked = asked(posted, &reverse.part)?;
-    check_accounts(posted, &asked)?;
     let asked_accounts = find_accounts(book, &asked)?;
+    check_assets(&asked, &asked_accounts)?;
     let rejected = |reason| {
         Declined::Rejected(RejectedTransaction {
             request: attempt(Kind::Reversal, id, reverse.force, asked.clone(), &reverse.notes),
@@ -63,16 +63,9 @@ fn asked(posted: &Posted, part: &Part) -> Result<SmallVec<[LegRequest; 2]>, Refu
     }
 }
 
-/// A reversal moves nothing on accounts that the transaction has no leg on.
-fn check_accounts(posted: &Posted, asked: &[LegRequest]) -> Result<(), Refusal> {
-    for leg in asked {
-        match posted.legs.iter().find(|original| original.account == leg.account) {
-            None => return Err(invalid("a leg is on an account of the transaction")),
-            Some(original) if original.asset != leg.asset => return Err(invalid("a leg has the asset of its account")),
-            Some(_) => {}
-        }
-    }
-    Ok(())
+fn check_assets(legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refusal> {
+    let same = legs.iter().zip(accounts).all(|(leg, account)| leg.asset == account.asset);
+    if same { Ok(()) } else { Err(invalid("a leg has the asset of its account")) }
 }
 
 /// What is left of each of the transaction's legs after `asked`.
@@ -193,12 +186,13 @@ mod tests {
 
         assert_eq!(ledger.rejection(&of("debit bob 12 EUR, credit alice 12 EUR")), exceeds("bob", 11));
         assert_eq!(ledger.rejection(&of("debit alice 1 EUR, credit bob 1 EUR")), exceeds("alice", 0));
-        for other in ["bank", "nobody"] {
-            assert!(ledger.is_invalid(&of(&format!("debit {other} 1 EUR, credit alice 1 EUR"))));
-        }
+        assert_eq!(ledger.rejection(&of("debit bank 1 EUR, credit bob 1 EUR")), exceeds("bank", 0));
         assert!(ledger.is_invalid(&of("debit bob 2 EUR, credit alice 1 EUR")));
         assert!(ledger.is_invalid(&of("debit bob 1 USD, credit alice 1 USD")));
         assert!(ledger.is_invalid(&reverse(posted, part(1), false)));
+        let nobody = ledger.refusal(&of("debit bob 1 EUR, credit nobody 1 EUR"));
+        assert_eq!(nobody, Refusal::AccountNotFound(smallvec::smallvec![(1, code("nobody"))]));
+        assert_eq!(of("debit bob 1 EUR, credit alice 1 EUR").accounts().count(), 2);
 
         ledger.record(&reverse(posted, Part::Rest, false));
         for account in ["alice", "bob", "carol"] {

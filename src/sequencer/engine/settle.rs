@@ -1,5 +1,7 @@
 //! The engine's part in what comes due: when it is settled, and who waits for it.
 
+use hashbrown::HashSet;
+
 use super::*;
 
 impl Engine {
@@ -19,14 +21,23 @@ impl Engine {
         self.due.take_in(&self.book, now, usize::MAX);
         let before = self.open.settled;
         let mut missing = Vec::new();
+        // The accounts of scheduled transactions that have to wait.
+        let mut kept: HashSet<AccountHash> = HashSet::new();
         for item in self.due.earliest(&self.book, now, room) {
             let Some(known) = self.book.known(&item.id) else { continue };
             let had_missing = !missing.is_empty();
             let found = missing.len();
             missing.extend(known.accounts().filter(|code| !self.book.contains(code)).cloned());
-            // A scheduled transaction must not go before what is due on its accounts;
-            // a release may.
-            let must_wait = had_missing && matches!(known.state, State::Scheduled(_));
+            // A scheduled transaction must not go before what is due on its accounts,
+            // nor a release before a scheduled transaction; before a release it may.
+            let must_wait = if matches!(known.state, State::Scheduled(_)) {
+                if !missing.is_empty() {
+                    kept.extend(known.accounts().map(due::hash));
+                }
+                had_missing
+            } else {
+                !kept.is_empty() && known.accounts().any(|code| kept.contains(&due::hash(code)))
+            };
             if missing.len() == found && !must_wait {
                 self.settle(item.id, now)?;
             }

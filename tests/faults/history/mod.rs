@@ -366,7 +366,8 @@ impl History {
             _ => panic!("{key} was answered {status}: {body}, as to {known:?}"),
         };
         let transaction = transaction.as_str().map(str::to_owned);
-        if let (200 | 201, Some(id)) = (status, &transaction) {
+        // Those of a batch are too many to be met again.
+        if let (200 | 201, Some(id), false) = (status, &transaction, known.in_batch) {
             self.seen.lock().expect("no panic").note(&known.wish, id, &body);
         }
         let answer = Answer { status, transaction, body };

@@ -27,6 +27,7 @@ const LONG_HOLD_S: u32 = 3_600;
 const BATCH_HOLD_MAX: u32 = 20;
 /// Transactions of each sort that clients remember: few, so that they meet.
 const SEEN_MAX: usize = 24;
+const NEWEST: usize = 4;
 
 /// A request with an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -271,6 +272,8 @@ pub fn wallet(n: u32) -> String {
     format!("wallet:{n}")
 }
 
+/// Mostly one of the newest, which are not gone yet.
 fn pick<'a, T>(random: &mut SmallRng, list: &'a VecDeque<T>) -> Option<&'a T> {
-    (!list.is_empty()).then(|| &list[random.random_range(0..list.len())])
+    let newest = if random.random_range(0..4) == 0 { SEEN_MAX } else { NEWEST };
+    (!list.is_empty()).then(|| &list[list.len() - random.random_range(1..=newest.min(list.len()))])
 }
