@@ -13,9 +13,9 @@ use super::client::{ApiArgs, Client};
 use super::output::{self, Column, Output, printable};
 use super::pay::{new_idempotency_key, parse_idempotency_key};
 
-/// What can be said with everything that moves money.
+/// What can be said with what posts or is declined.
 #[derive(Debug, Args)]
-struct SubmitArgs {
+struct NotesArgs {
     /// Your reference, which statements show.
     #[arg(long)]
     reference: Option<String>,
@@ -27,7 +27,11 @@ struct SubmitArgs {
     /// A JSON object to keep with it.
     #[arg(long, value_name = "JSON", value_parser = parse_metadata)]
     metadata: Option<Value>,
+}
 
+/// What everything that moves money takes.
+#[derive(Debug, Args)]
+struct SubmitArgs {
     /// Names this request: the same key never acts twice. Made up and printed when it is left out.
     #[arg(long, value_name = "KEY", value_parser = parse_idempotency_key)]
     idempotency_key: Option<String>,
@@ -60,6 +64,9 @@ pub struct CaptureArgs {
     r#final: bool,
 
     #[command(flatten)]
+    notes: NotesArgs,
+
+    #[command(flatten)]
     submit: SubmitArgs,
 }
 
@@ -68,6 +75,9 @@ pub struct CaptureArgs {
 pub struct VoidArgs {
     /// The payment's id.
     id: Uuid,
+
+    #[command(flatten)]
+    notes: NotesArgs,
 
     #[command(flatten)]
     submit: SubmitArgs,
@@ -86,6 +96,9 @@ pub struct ReverseArgs {
     /// Reverse it even if a balance falls below its floor. The log says that it was forced.
     #[arg(long)]
     force: bool,
+
+    #[command(flatten)]
+    notes: NotesArgs,
 
     #[command(flatten)]
     submit: SubmitArgs,
@@ -125,20 +138,20 @@ struct ShowArgs {
 
 pub async fn capture(args: CaptureArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let own = [("amount", json!(args.amount)), ("final", or_null(args.r#final))];
-    submit(&["payments", &args.id.to_string(), "capture"], own, args.submit, output).await
+    submit(&["payments", &args.id.to_string(), "capture"], with_notes(own, args.notes), args.submit, output).await
 }
 
 pub async fn void(args: VoidArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    submit(&["payments", &args.id.to_string(), "void"], [], args.submit, output).await
+    submit(&["payments", &args.id.to_string(), "void"], with_notes([], args.notes), args.submit, output).await
 }
 
 pub async fn reverse(args: ReverseArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let own = [("amount", json!(args.amount)), ("force", or_null(args.force))];
-    submit(&["transactions", &args.id.to_string(), "reverse"], own, args.submit, output).await
+    submit(&["transactions", &args.id.to_string(), "reverse"], with_notes(own, args.notes), args.submit, output).await
 }
 
 pub async fn cancel(args: CancelArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    submit(&["transactions", &args.id.to_string(), "cancel"], [], args.submit, output).await
+    submit(&["transactions", &args.id.to_string(), "cancel"], json!({}), args.submit, output).await
 }
 
 pub async fn run(args: TransactionArgs, output: &Output) -> anyhow::Result<ExitCode> {
@@ -153,19 +166,18 @@ fn or_null(said: bool) -> Value {
     if said { Value::Bool(true) } else { Value::Null }
 }
 
-async fn submit<const N: usize>(
-    segments: &[&str],
-    own: [(&str, Value); N],
-    args: SubmitArgs,
-    output: &Output,
-) -> anyhow::Result<ExitCode> {
+/// A body of what is said.
+fn with_notes<const N: usize>(own: [(&str, Value); N], notes: NotesArgs) -> Value {
     let notes = [
-        ("reference", json!(args.reference)),
-        ("description", json!(args.description)),
-        ("metadata", json!(args.metadata)),
+        ("reference", json!(notes.reference)),
+        ("description", json!(notes.description)),
+        ("metadata", json!(notes.metadata)),
     ];
     let said = own.into_iter().chain(notes).filter(|(_, value)| !value.is_null());
-    let body = Value::Object(said.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>());
+    Value::Object(said.map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+}
+
+async fn submit(segments: &[&str], body: Value, args: SubmitArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let key = args.idempotency_key.unwrap_or_else(new_idempotency_key);
     let client = Client::new(&args.api)?;
     // Before the request, so that the key is known even if this process is killed before the answer.
