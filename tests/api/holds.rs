@@ -211,7 +211,7 @@ async fn every_command_has_its_answer_in_every_state() {
             let payment = authorise(&client, &key("hold"), 10, &more).await;
             match state {
                 "partly captured" => {
-                    _ = capture(&client, &key("before"), &payment, &json!({"amount": 4})).await.is(201)
+                    _ = capture(&client, &key("before"), &payment, &json!({"amount": 4})).await.is(201);
                 }
                 "captured" => _ = capture(&client, &key("before"), &payment, &json!({})).await.is(201),
                 "voided" => _ = void(&client, &key("before"), &payment).await.is(200),
