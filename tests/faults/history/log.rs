@@ -559,9 +559,11 @@ impl Event<'_> {
         let told_amount = |member: &str| told[member].as_str().map(amount);
         let pending = [("pending_in", after.credits_pending), ("pending_out", after.debits_pending)];
         let amounts = [("posted", after.posted()), ("available", after.available())];
-        let amounts = amounts.into_iter().chain(pending.into_iter().filter(|(member, _)| !told[member].is_null()));
-        let right = amounts.map(|(member, amount)| told_amount(member) == Some(amount)).all(|right| right);
-        if right && told["version"].as_u64() == Some(after.version) {
+        let pending = pending.into_iter().filter(|(member, _)| !told[member].is_null());
+        let mut amounts = amounts.into_iter().chain(pending);
+        if amounts.all(|(member, amount)| told_amount(member) == Some(amount))
+            && told["version"].as_u64() == Some(after.version)
+        {
             return Ok(());
         }
         Err(self.found(Rule::Answers, &format!("{after:?} was answered with {told}")))

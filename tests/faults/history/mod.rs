@@ -457,7 +457,8 @@ impl History {
             let list = if asked.in_batch { &mut in_batch } else { &mut alone };
             list.push((key.clone(), asked.wish.clone()));
         }
-        for account in std::mem::take(&mut *self.frozen.lock().expect("no panic")) {
+        let frozen = std::mem::take(&mut *self.frozen.lock().expect("no panic"));
+        for account in frozen {
             until_definite(|| self.freeze(&account, None)).await;
         }
         futures::stream::iter(alone)
