@@ -44,6 +44,28 @@ async fn any_worker_answers_any_request() {
     replica.pay("k5", &payment("alice", "nobody", 1)).await.is_problem(404, "account_not_found");
     replica.pay("k3", &payment("bank", "alice", 0)).await.is_problem(422, "validation_failed");
 
+    // Nor does it matter through which worker the steps of one payment come.
+    let mut request = payment("bank", "alice", 7);
+    request["capture"] = json!("manual");
+    let held = replica.pay("h", &request).await.is(201);
+    assert_eq!(sequencing.pay("h", &request).await.is(201).text, held.text);
+    let path = |verb: &str| format!("/payments/{}/{verb}", held.body["id"].as_str().unwrap());
+    let captured = replica.post_with_key(&path("capture"), "c", json!({"amount": 3})).await.is(201);
+    let again = sequencing.post_with_key(&path("capture"), "c", json!({"amount": 3})).await.is(201);
+    assert!(again.is_replay() && again.text == captured.text);
+    replica.post_with_key(&path("capture"), "x", json!({"amount": 5})).await.is_problem(422, "capture_exceeds_hold");
+    replica.post_with_key(&path("void"), "v", json!({})).await.is(200);
+    replica.post_with_key(&path("void"), "w", json!({})).await.is_problem(422, "hold_not_open");
+    let reverse = format!("/transactions/{}/reverse", captured.body["id"].as_str().unwrap());
+    replica.post_with_key(&reverse, "r", json!({"force": true})).await.is(201);
+    replica.post_with_key(&reverse, "s", json!({})).await.is_problem(422, "reversal_exceeds_transaction");
+    let mut later = payment("bank", "alice", 7);
+    later["effective_at"] = json!("2030-01-01");
+    let later = replica.pay("l", &later).await.is(201);
+    let cancel = format!("/transactions/{}/cancel", later.body["id"].as_str().unwrap());
+    replica.post_with_key(&cancel, "m", json!({})).await.is(200);
+    replica.post_with_key(&cancel, "n", json!({})).await.is_problem(422, "not_scheduled");
+
     // Reads see what was written through the other, whichever that is.
     for (writer, reader, round) in [(&sequencing, &replica, 0), (&replica, &sequencing, 1)] {
         let written = writer.pay(&format!("r{round}"), &payment("bank", "alice", 1)).await.is(201);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 use steelyard::http::Code;
@@ -101,9 +102,8 @@ async fn problems_of_later_steps(client: &Client) -> Vec<Answer> {
     client.pay("once", &payment("alice", "bob", 1)).await.is(201);
     found.push(client.pay("twice", &payment("alice", "bob", 1)).await);
     found.push(client.send(Method::DELETE, "/velocity-limits/none", &[], "").await);
-    for number in 0..1_000 {
-        client.put(&format!("/account-types/t{number}"), &json!({})).await.is(201);
-    }
+    let set = async |number| _ = client.put(&format!("/account-types/t{number}"), &json!({})).await.is(201);
+    futures::stream::iter(0..1_000).for_each_concurrent(32, set).await;
     found.push(client.put("/account-types/one-too-many", &json!({})).await);
 
     let patch = |path: &'static str, body: Value| client.send(Method::PATCH, path, &[JSON], body.to_string());

@@ -354,7 +354,7 @@ fn a_hold_reserves_and_gives_back() {
                 balance.expected(Side::Credit),
                 Amount::from(balance.version),
             ];
-            numbers.map(|amount| amount.get())
+            numbers.map(Amount::get)
         })
     };
     // Available, posted, expected, version.

@@ -530,17 +530,20 @@ impl Model {
         let State::Posted(posted) = &known.state else { return refuse(Refusal::NotReversible(*id)) };
 
         // 1 again, as far as it depends on the transaction
-        match part {
-            Part::Amount(_) if posted.legs.len() != 2 => return invalid("an amount needs a transaction of two legs"),
-            Part::Legs(legs) => {
-                let is_of_it = |leg: &LegRequest| {
-                    posted.legs.iter().any(|of| (&of.account, &of.asset) == (&leg.account, &leg.asset))
-                };
-                if !legs.iter().all(is_of_it) {
-                    return invalid("a leg is on an account of the transaction and in its asset");
-                }
+        if matches!(part, Part::Amount(_)) && posted.legs.len() != 2 {
+            return invalid("an amount needs a transaction of two legs");
+        }
+        if let Part::Legs(legs) = part {
+            // 5. account_not_found
+            let missing = |leg: &LegRequest| !self.accounts.contains_key(&leg.account);
+            if legs.iter().any(missing) {
+                let named = legs.iter().enumerate().filter(|(_, leg)| missing(leg));
+                return refuse(Refusal::AccountNotFound(named.map(|(i, leg)| (i, leg.account.clone())).collect()));
             }
-            Part::Amount(_) | Part::Rest => {}
+            // 1 again, as far as it depends on the accounts
+            if legs.iter().any(|leg| self.accounts[&leg.account].asset != leg.asset) {
+                return invalid("a leg has the asset of its account");
+            }
         }
 
         // Of each leg of the transaction, what is taken back; or the first account

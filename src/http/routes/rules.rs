@@ -25,7 +25,8 @@ use super::accounts::limits;
 use super::ledger;
 use crate::cluster::Ledger;
 use crate::ledger::{
-    AccountType, Amount, Command, Direction, Fact, Limits, Position, Rule, RuleKey, Scope, Side, VelocityLimit, Window,
+    AccountType, Amount, AssetCode, Command, Direction, Fact, Limits, Position, Rule, RuleKey, Scope, Side,
+    VelocityLimit, Window,
 };
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
 use crate::store;
@@ -136,7 +137,7 @@ impl<'a> RuleOutput<'a> {
                     name: &rule.name,
                     account,
                     prefix,
-                    asset: rule.asset.as_ref().map(|asset| asset.as_str()),
+                    asset: rule.asset.as_ref().map(AssetCode::as_str),
                     direction: rule.direction.as_str(),
                     window: match rule.window {
                         Window::Rolling { seconds } => WindowOutput::RollingS(seconds),
