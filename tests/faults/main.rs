@@ -50,6 +50,9 @@ const FREEZE_TAKEOVER_MAX: Duration = Duration::from_secs(9);
 /// next payment that is answered.
 const KILL_TAKEOVER_MAX: Duration = Duration::from_secs(2);
 
+/// How long a process may take to serve, on a slow machine.
+const READY_WAIT: Duration = Duration::from_secs(30);
+
 /// How long a fault that waits for its moment is waited for.
 const FAILPOINT_WAIT: Duration = Duration::from_millis(700);
 
@@ -75,8 +78,8 @@ enum Strike {
 }
 
 /// Points at which a process may die.
-const POINTS: [&str; 6] =
-    ["before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush"];
+const POINTS: [&str; 7] =
+    ["settle", "before_append", "before_commit", "before_reply", "before_flush", "during_flush", "after_flush"];
 /// Points at which a task may panic: the engine, an append, the projector.
 const PANICS: [&str; 4] = ["on_committed", "before_append", "folded", "before_flush"];
 
@@ -192,7 +195,13 @@ impl<'a> Stage<'a> {
         if let Some(setting) = strike.failpoint() {
             process.kill().await;
             process = Process::spawn(&self.url, &[("STEELYARD_FAILPOINT", &setting)]).await;
-            history.set_base(&ready(&process).await);
+            history.set_base(process.origin());
+            // What came due meanwhile is settled at once, so it may come to the point already.
+            let ready = format!("{}/readyz", process.origin());
+            eventually("the process serves, or has ended", async || {
+                process.has_ended() || reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success())
+            })
+            .await;
         }
         let stop = CancellationToken::new();
         let batchers = if seed.is_multiple_of(BATCH_ROUNDS) { BATCHERS } else { 0 };
@@ -468,10 +477,14 @@ async fn recorded_time_stands_still_rather_than_run_backwards_when_clocks_differ
 async fn ready(process: &Process) -> String {
     let origin = process.origin().to_owned();
     let url = format!("{origin}/readyz");
-    eventually("the process serves", async || {
+    let serves = eventually("the process serves", async || {
         reqwest::get(&url).await.is_ok_and(|answer| answer.status().is_success())
-    })
-    .await;
+    });
+    if tokio::time::timeout(READY_WAIT, serves).await.is_err() {
+        let (log, answer) = (process.log(), reqwest::get(&url).await);
+        let answer = answer.expect("an answer").text().await;
+        panic!("the process does not serve: {answer:?}, {:#?}", log.borrow().iter().rev().take(40).collect::<Vec<_>>());
+    }
     origin
 }
 

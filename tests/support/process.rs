@@ -121,6 +121,11 @@ impl Process {
         stat.rsplit(')').next().is_some_and(|state| state.trim_start().starts_with('T'))
     }
 
+    /// Whether it has ended by itself, at a failpoint for one.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until it ends by itself, at a failpoint for one.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(WAIT, self.child.wait()).await.unwrap().unwrap()
