@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::super::account::{Account, AccountId};
-use super::super::amount::Amount;
-use super::super::event::Position;
-use super::super::name::AccountCode;
-use super::super::transaction::{Side, Usage};
-use super::super::velocity::{Counted, Counters};
 use super::{Book, Undo};
+use crate::ledger::account::{Account, AccountId};
+use crate::ledger::amount::Amount;
+use crate::ledger::event::Position;
+use crate::ledger::name::AccountCode;
+use crate::ledger::transaction::{Side, Usage};
+use crate::ledger::velocity::{Counted, Counters};
 
 /// A velocity limit that does not let a leg pass.
 pub struct Exceeded {
