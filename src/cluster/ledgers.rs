@@ -136,6 +136,7 @@ impl Ledgers {
             serving: serving_of_service,
             loading: loading_of_service,
             warm_up: Arc::clone(&warm_up),
+            due: handle.due(),
             forward,
         };
         let forwarder = forward::Forwarder {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -20,7 +19,7 @@ use crate::cluster::follow::Upstream;
 use crate::failpoint::failpoint;
 use crate::ledger::{Event, Position};
 use crate::safety::{Safety, is_off};
-use crate::sequencer::Tail;
+use crate::sequencer::{Pressure, Tail};
 use crate::store::claims::Unit;
 use crate::store::projections::{Flush, Step};
 use crate::store::{self, Connection, Database, Epoch, Error, LedgerId, Shard};
@@ -89,8 +88,8 @@ pub struct Service {
     pub loading: watch::Receiver<bool>,
     pub renewals: Renewals,
     pub clock: Arc<dyn Clock>,
-    /// Items waiting in the sequencer's queue.
-    pub pressure: Arc<AtomicUsize>,
+    /// What the sequencer has still to do.
+    pub pressure: Pressure,
     /// The claims that it works with at this moment: a shard that is not in them
     /// is not written any more.
     pub acting: watch::Sender<ShardClaims>,
@@ -370,7 +369,7 @@ impl Service {
     async fn pause(&self, started: Instant, flushed: &Prepared, shared: Duration, stop: &CancellationToken) {
         let behind = || self.tail.head().saturating_sub(flushed.to);
         let lag = || self.tail.head().saturating_sub(self.checkpoints.lowest());
-        let deep = || self.pressure.load(Ordering::Relaxed) >= PEAK_QUEUE_ITEMS && lag() < PEAK_LAG_MAX;
+        let deep = || self.pressure.items() >= PEAK_QUEUE_ITEMS && lag() < PEAK_LAG_MAX;
         let busy = behind().max(flushed.events as u64) >= BUSY_EVENTS;
         let pause = if busy { PAUSE_BUSY } else { PAUSE_IDLE };
         if behind() >= NO_REST_EVENTS && !deep() {

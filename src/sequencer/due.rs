@@ -29,6 +29,9 @@ use crate::telemetry::metric;
 /// longer. As one batch is written while the one before it commits, a hundred
 /// thousand are settled in two seconds all the same.
 pub const SLICE: usize = 1_000;
+/// Due transactions that are counted at most: enough to be known as a peak, for which
+/// projectors keep out of the way.
+pub const COUNT_MAX: usize = 4 * SLICE;
 /// How long before its moment a transaction is looked at: several round trips for
 /// its accounts, even when a hundred thousand are due at once.
 pub const LOOK_AHEAD: TimeDelta = TimeDelta::seconds(5);

@@ -21,6 +21,7 @@ mod settle;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -82,6 +83,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// What no engine of this ledger is to settle.
     pub set_aside: Arc<SetAside>,
+    /// How much is due and has to wait for a later batch, counted up to [`due::COUNT_MAX`].
+    pub due: Arc<AtomicUsize>,
 }
 
 /// Why an engine stopped, and what it leaves behind.

@@ -178,14 +178,30 @@ impl Drop for Ticket {
 pub struct Handle {
     queue: mpsc::Sender<Submission>,
     depth: Arc<AtomicUsize>,
+    /// What is due and has to wait for a later batch.
+    due: Arc<AtomicUsize>,
     /// Ordered requests so far.
     ordered: Arc<AtomicU64>,
+}
+
+/// What a sequencer has still to do, for those who would rather not be in its way.
+#[derive(Clone, Debug)]
+pub struct Pressure {
+    depth: Arc<AtomicUsize>,
+    due: Arc<AtomicUsize>,
+}
+
+impl Pressure {
+    /// Items that wait for an answer, and what is due, as far as that is counted.
+    pub fn items(&self) -> usize {
+        self.depth.load(Ordering::Relaxed) + self.due.load(Ordering::Relaxed)
+    }
 }
 
 impl Handle {
     pub fn new() -> (Self, mpsc::Receiver<Submission>) {
         let (queue, submissions) = mpsc::channel(QUEUE_REQUESTS_MAX);
-        (Self { queue, depth: Arc::default(), ordered: Arc::default() }, submissions)
+        (Self { queue, depth: Arc::default(), due: Arc::default(), ordered: Arc::default() }, submissions)
     }
 
     /// Items waiting for an answer.
@@ -193,9 +209,14 @@ impl Handle {
         self.depth.load(Ordering::Relaxed)
     }
 
-    /// The same count, to watch.
-    pub fn pressure(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.depth)
+    /// The same with what is due, to watch.
+    pub fn pressure(&self) -> Pressure {
+        Pressure { depth: Arc::clone(&self.depth), due: Arc::clone(&self.due) }
+    }
+
+    /// Where the ledger's engine says how much is due.
+    pub fn due(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.due)
     }
 
     /// Submits a request and waits for its answer.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -50,6 +51,8 @@ pub struct Service {
     pub loading: watch::Sender<bool>,
     /// What has been read of the ledger ahead of the claim.
     pub warm_up: Arc<WarmUp>,
+    /// How much is due and has to wait for a later batch.
+    pub due: Arc<AtomicUsize>,
     /// The way to the worker that sequences the ledger when this one does not.
     pub forward: mpsc::Sender<Submission>,
 }
@@ -191,6 +194,7 @@ impl Service {
             checkpoints: Arc::clone(&self.checkpoints),
             clock: Arc::clone(&self.clock),
             set_aside: Arc::clone(&waiting.set_aside),
+            due: Arc::clone(&self.due),
         };
         self.loading.send_replace(true);
         let load = Engine::load(context, claim, append_conns, prefetch_conn, self.warm_up.take());
@@ -201,6 +205,7 @@ impl Service {
         self.serving.send_replace(true);
         let Exit { reason, unknown, waiting: requests } =
             engine.serve(queue, claim, std::mem::take(&mut waiting.requests)).await;
+        self.due.store(0, Ordering::Relaxed);
         self.serving.send_replace(false);
         waiting.unknown = unknown;
         waiting.requests = requests;

@@ -19,6 +19,7 @@ impl Engine {
             return Ok(());
         }
         self.due.take_in(&self.book, now, usize::MAX);
+        self.context.due.store(self.book.due(None, now).take(due::COUNT_MAX).count(), Ordering::Relaxed);
         let before = self.open.settled;
         let mut missing = Vec::new();
         // The accounts of scheduled transactions that have to wait.
@@ -47,6 +48,9 @@ impl Engine {
         }
         self.due_moved |= self.open.settled > before;
         self.due.refresh(&self.book);
+        if !self.due.is_due(now) {
+            self.context.due.store(0, Ordering::Relaxed);
+        }
         Ok(())
     }
 
