@@ -11,7 +11,7 @@ use super::super::idempotency::{self, Route};
 use super::super::problem::{self, Code, FieldError, Problem, Shape};
 use super::super::recorded::Recorded;
 use super::super::{SharedApp, answer, answer_of_size};
-use super::submission::{known, no_outcome, rejection, submit};
+use super::submission::{known, may_be_replay, no_outcome, rejection, submit};
 use crate::cluster::Ledger;
 use crate::ledger::{Command, Event, Position, TransactionRequest};
 use crate::sequencer::{Item, Key, Outcome, Work};
@@ -123,7 +123,11 @@ impl Batch<'_> {
                 Slot::Invalid(_) => None,
             })
             .zip(&done.outcomes)
-            .filter(|(_, outcome)| matches!(outcome, Outcome::KeyUsed))
+            .filter(|(_, outcome)| match outcome {
+                Outcome::KeyUsed => true,
+                Outcome::Refused { refusal, .. } => may_be_replay(refusal),
+                _ => false,
+            })
             .map(|(key, _)| key)
             .collect();
         let known = known(&self.app.worker.database, self.ledger, &used, done.position).await?;
@@ -139,7 +143,9 @@ impl Batch<'_> {
                     Some(Outcome::Recorded { index, .. }) => done.batch.events.get(*index).ok_or_else(no_outcome),
                     Some(Outcome::KeyUsed) => known.made_by(&key).and_then(|made| made.first().ok_or_else(no_outcome)),
                     Some(Outcome::Refused { refusal, .. }) => {
-                        Err(Problem::refused(refusal, self.sort.shape, &self.pointer(index), done.position))
+                        let pointer = self.pointer(index);
+                        let refused = || Problem::refused(refusal, self.sort.shape, &pointer, done.position);
+                        known.replayed(&key).and_then(<[Event]>::first).ok_or_else(refused)
                     }
                     _ => Err(no_outcome()),
                 },
@@ -233,7 +239,13 @@ impl Batch<'_> {
                 self.atomic_answer(known.made_by(&key)?.iter(), done.position, true)
             }
             Some(Outcome::Refused { item, refusal }) => {
-                Err(Problem::refused(refusal, self.sort.shape, &self.pointer(*item), done.position))
+                let keys = [&key];
+                let asked = if may_be_replay(refusal) { &keys[..] } else { &keys[..0] };
+                let known = known(&self.app.worker.database, self.ledger, asked, done.position).await?;
+                match known.replayed(&key) {
+                    Some(made) => self.atomic_answer(made.iter(), done.position, true),
+                    None => Err(Problem::refused(refusal, self.sort.shape, &self.pointer(*item), done.position)),
+                }
             }
             _ => Err(no_outcome()),
         }

@@ -17,7 +17,7 @@ use super::super::recorded::Recorded;
 use super::super::{SharedApp, answer, body};
 use super::ledger;
 use crate::cluster::Ledger;
-use crate::ledger::{Command, Event, Fact, Position};
+use crate::ledger::{Command, Event, Fact, Position, Refusal};
 use crate::sequencer::{Answer, Item, Key, Outcome, REQUEST_DEADLINE, Unavailable, Work};
 use crate::store::events::KeyRow;
 use crate::store::{self, Database};
@@ -46,7 +46,15 @@ pub async fn record(
             let known = known(database, ledger, &[&key], done.position).await?;
             recorded(known.made_by(&key)?.first().ok_or_else(no_outcome)?, done.position, true)
         }
-        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, shape, "", done.position)),
+        Some(Outcome::Refused { refusal, .. }) => {
+            let keys = [&key];
+            let asked = if may_be_replay(refusal) { &keys[..] } else { &keys[..0] };
+            let known = known(database, ledger, asked, done.position).await?;
+            match known.replayed(&key).and_then(<[Event]>::first) {
+                Some(event) => recorded(event, done.position, true),
+                None => Err(Problem::refused(refusal, shape, "", done.position)),
+            }
+        }
         _ => Err(no_outcome()),
     }
 }
@@ -84,6 +92,14 @@ fn recorded(event: &Event, position: Position, replayed: bool) -> Result<Respons
         return Ok(answer(output.status(), &output, Some(position), replayed));
     }
     Err(Problem { replayed, ..rejection(event, "") }.as_of(position))
+}
+
+/// Whether what is refused now may have been recorded once, under a key that the
+/// sequencer's memory has forgotten: a time that has passed since, a transaction that
+/// this very request has withdrawn. No append asks the index of keys about a refusal.
+/// All others stay what they are, however often they are asked.
+pub const fn may_be_replay(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Invalid(_) | Refusal::NotScheduled(_) | Refusal::TooManyWaiting)
 }
 
 pub async fn submit(ledger: &Ledger, work: Work) -> Result<Answer, Problem> {
@@ -126,6 +142,11 @@ impl Known {
     pub fn made_by(&self, key: &Key) -> Result<&[Event], Problem> {
         let (fingerprint, made) = self.by_key.get(&key.hash).ok_or_else(no_outcome)?;
         if *fingerprint == key.fingerprint { Ok(made) } else { Err(reused(made.first()).as_of(self.position)) }
+    }
+
+    /// The same, for a key that may not have been used at all.
+    pub fn replayed(&self, key: &Key) -> Option<&[Event]> {
+        self.made_by(key).ok()
     }
 }
 

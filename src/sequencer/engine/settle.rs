@@ -16,6 +16,9 @@ impl Engine {
         }
         let now = self.now();
         if !self.is_due(now) {
+            // Requests may have settled the last of it: nobody waits for it any more.
+            self.context.due.store(0, Ordering::Relaxed);
+            self.due_moved |= !self.behind_due.is_empty();
             return Ok(());
         }
         self.due.take_in(&self.book, now, usize::MAX);
@@ -135,8 +138,13 @@ impl Engine {
         }
         self.due.forget_crowded();
         expire(&mut self.behind_due);
+        let has_ordered = self.behind_due.iter().any(|submission| submission.ordered.is_some());
         while let Some(submission) = self.behind_due.pop_back() {
             self.backlog.push_front(submission);
+        }
+        // What was taken back meanwhile may have to go before them.
+        if has_ordered {
+            self.backlog = in_order(std::mem::take(&mut self.backlog));
         }
     }
 
@@ -170,7 +178,9 @@ impl Engine {
     /// Looks at what will be due within some seconds, so that its accounts are in
     /// memory by then and stay there.
     pub(super) fn look_ahead(&mut self) {
-        if self.book.waiting() == 0 || self.look_ahead_at > Instant::now() {
+        // Requests that are behind what was due have deadlines, even when nothing waits any more.
+        let is_idle = self.book.waiting() == 0 && self.behind_due.is_empty();
+        if is_idle || self.look_ahead_at > Instant::now() {
             return;
         }
         let until = self.now() + due::LOOK_AHEAD;
