@@ -102,6 +102,9 @@ pub struct Due {
     crowded: HashSet<AccountHash>,
     /// Accounts of the index that memory did not hold, those needed first in front.
     to_fetch: VecDeque<AccountCode>,
+    /// Those that requests wait for, and the same as a set: many may wait for one.
+    to_fetch_first: VecDeque<AccountCode>,
+    awaited: HashSet<AccountHash>,
     set_aside: HashSet<Uuid>,
 }
 
@@ -114,6 +117,8 @@ impl Due {
             taken: None,
             crowded: HashSet::new(),
             to_fetch: VecDeque::new(),
+            to_fetch_first: VecDeque::new(),
+            awaited: HashSet::new(),
             set_aside: set_aside.lock().clone(),
         }
     }
@@ -275,21 +280,24 @@ impl Due {
 
     /// Accounts are to be fetched before all others.
     pub fn fetch_first(&mut self, codes: Vec<AccountCode>) {
-        for code in codes.into_iter().rev() {
-            self.to_fetch.push_front(code);
+        for code in codes {
+            if self.awaited.insert(hash(&code)) {
+                self.to_fetch_first.push_back(code);
+            }
         }
     }
 
     pub fn has_to_fetch(&self) -> bool {
-        !self.to_fetch.is_empty()
+        !self.to_fetch_first.is_empty() || !self.to_fetch.is_empty()
     }
 
     /// The accounts to fetch next.
     pub fn next_to_fetch(&mut self, book: &Book) -> Vec<AccountCode> {
         let mut codes = Vec::new();
         while codes.len() < FETCH_MAX
-            && let Some(code) = self.to_fetch.pop_front()
+            && let Some(code) = self.to_fetch_first.pop_front().or_else(|| self.to_fetch.pop_front())
         {
+            self.awaited.remove(&hash(&code));
             if !book.contains(&code) {
                 codes.push(code);
             }

@@ -443,7 +443,7 @@ impl Engine {
         ids.sort_unstable();
         ids.dedup();
         let (ledger_id, shard_count) = (self.context.ledger_id, self.context.shard_count);
-        let counts = self.book.has_velocity_limits();
+        let counts = self.book.had_velocity_limits();
         self.prefetch = Some(tokio::spawn(async move {
             let fetched = fetch(&mut conn, (ledger_id, shard_count), codes, counts, &ids, &hashes);
             let fetched = tokio::time::timeout(PREFETCH_TIMEOUT, fetched);

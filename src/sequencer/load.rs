@@ -140,7 +140,7 @@ impl Loaded {
             let chunk: Vec<&str> = chunk.iter().map(|code| code.as_str()).collect();
             let accounts = store::projections::load_accounts(&mut conn, ledger_id, &shards, &chunk);
             let accounts = in_time(accounts).await?;
-            let counted = if book.has_velocity_limits() {
+            let counted = if book.had_velocity_limits() {
                 in_time(counted(&mut conn, ledger_id, shard_count, &accounts)).await?
             } else {
                 Vec::new()

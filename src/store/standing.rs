@@ -310,7 +310,7 @@ async fn forget_usage(tx: &mut Tx<'_>, ledger_id: LedgerId, lapses: &[&Lapse]) -
 }
 
 /// What velocity limits have counted on accounts, as of their shards' checkpoints:
-/// each limit's buckets that counted when it last counted, in order, with the
+/// each limit's buckets that counted when it last counted, the newest first, with the
 /// account's number. LIMIT keeps the planner to one probe of the primary key per
 /// account: a limit has some sixty buckets at most.
 pub async fn counted(
@@ -326,7 +326,7 @@ pub async fn counted(
         CROSS JOIN LATERAL (
             SELECT v.account_id, v.limit_position, v.bucket, v.count, v.amount FROM velocity_usage v
             WHERE v.shard = u.shard AND v.ledger_id = $1 AND v.account_id = u.account_id
-            ORDER BY v.limit_position, v.bucket
+            ORDER BY v.limit_position DESC, v.bucket DESC
             LIMIT $4
         ) AS found
         "#,

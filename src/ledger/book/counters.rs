@@ -21,6 +21,11 @@ pub struct Exceeded {
 }
 
 impl Book {
+    /// Whether accounts that come into the book may have been counted on.
+    pub fn had_velocity_limits(&self) -> bool {
+        self.rules.had_velocity_limits()
+    }
+
     pub fn has_velocity_limits(&self) -> bool {
         self.rules.has_velocity_limits()
     }

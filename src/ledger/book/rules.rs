@@ -23,6 +23,8 @@ pub(super) struct Rules {
     /// which they were set.
     on_account: HashMap<Arc<str>, Vec<(VelocityLimit, Position)>>,
     on_prefix: Vec<(VelocityLimit, Position)>,
+    /// There is, or was, a velocity limit: that one was removed may be taken back.
+    had_velocity_limits: bool,
 }
 
 impl Rules {
@@ -56,8 +58,13 @@ impl Rules {
         };
         if matches!(key, RuleKey::VelocityLimit(_)) {
             self.arrange();
+            self.had_velocity_limits |= self.has_velocity_limits();
         }
         before
+    }
+
+    pub fn had_velocity_limits(&self) -> bool {
+        self.had_velocity_limits
     }
 
     pub fn has_velocity_limits(&self) -> bool {

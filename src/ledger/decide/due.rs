@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::transact::{Movement, find_accounts, ids, more, pass, transaction};
+use super::transact::{Movement, check_period, find_accounts, ids, more, pass, transaction};
 use super::{Cancel, Declined, holds};
 use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment, Position};
@@ -37,12 +37,16 @@ pub(super) fn cancel(book: &Book, cancel: &Cancel) -> Result<Fact, Declined> {
 }
 
 /// Decides a scheduled transaction at its time. Its request was found to be valid
-/// when it was scheduled; nothing that this depends on can have changed. A period
-/// is closed only when nothing is due in it, so that rule cannot apply.
+/// when it was scheduled; nothing that this depends on can have changed. A period is
+/// closed only when nothing is due in it, but for what could not be settled then and is
+/// tried again later.
 fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> Result<Fact, Declined> {
     let request = &scheduled.request;
     let accounts = find_accounts(book, &request.legs)?;
-    let (after, usage) = pass(book, &request.legs, &accounts, Movement::Posting, at).map_err(|reason| {
+    let due_at = request.effective_at.unwrap_or(at.recorded_at);
+    let passed = check_period(book, &request.legs, due_at)
+        .and_then(|()| pass(book, &request.legs, &accounts, Movement::Posting, at));
+    let (after, usage) = passed.map_err(|reason| {
         Declined::Rejected(RejectedTransaction {
             request: request.clone(),
             account_ids: ids(&accounts),

@@ -1,28 +1,8 @@
--- Holds, scheduled transactions, accounts that change, and rules. The two groups of
--- tables stay as they are: what is about the log is keyed by ledger_id, what is
--- projected by shard.
+-- Holds, scheduled transactions, accounts that change, and what velocity limits have
+-- counted: projections, keyed by shard like the others.
 
--- Bounded, so that a migration that cannot get its lock gives up rather than
--- stopping all payments behind it.
 SET LOCAL lock_timeout = '5s';
 SET LOCAL statement_timeout = '30min';
-
--- The log.
-
--- The earlier transaction that the event is about: the hold of a capture, the
--- transaction of a reversal.
-ALTER TABLE events ADD COLUMN subject_id uuid;
--- These two hold no rows yet when they are made, so that reading the log once is all
--- that writers wait for.
--- squawk-ignore require-concurrent-index-creation
-CREATE INDEX events_subject_id ON events (ledger_id, subject_id, position) WHERE subject_id IS NOT NULL;
--- Rules are read from the log itself: there are few, and all are read at a start.
--- squawk-ignore require-concurrent-index-creation
-CREATE INDEX events_rules ON events (ledger_id, position) WHERE type IN (
-    'account_type_set', 'account_type_removed', 'velocity_limit_set', 'velocity_limit_removed', 'period_closed'
-);
-
--- The projections.
 
 -- A frozen account has both; a closed one keeps them, since reopening does not
 -- lift a freeze.
