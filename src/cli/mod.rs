@@ -104,7 +104,7 @@ pub enum Command {
     Transaction(transaction::TransactionArgs),
     /// Close the books up to a time, and show what is closed.
     Period(rules::PeriodArgs),
-    /// Record a file of accounts, payments and opening balances, each line exactly once.
+    /// Record a file of accounts, payments, transactions and opening balances, each line exactly once.
     Import(import::ImportArgs),
     /// Write the journal, a statement or the trial balance to a file.
     Export(export::ExportArgs),

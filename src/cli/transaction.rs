@@ -93,7 +93,8 @@ pub struct ReverseArgs {
     #[arg(long, value_name = "N")]
     amount: Option<String>,
 
-    /// Reverse it even if a balance falls below its floor. The log says that it was forced.
+    /// Reverse it even if a balance falls below its floor. The log says that it was forced. Needs a key with the
+    /// role admin.
     #[arg(long)]
     force: bool,
 

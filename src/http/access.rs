@@ -18,7 +18,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
@@ -74,6 +74,28 @@ pub fn needed(method: &str, path: &str) -> Option<Role> {
         ("post", Some("accounts")) if matches!(rest, Some("accounts" | "accounts/batch")) => Role::Submit,
         _ => Role::Admin,
     })
+}
+
+/// In the extensions of a request: what its key may do. Whoever needs no key may do everything.
+#[derive(Clone, Copy, Debug)]
+struct LetInAs(Role);
+
+/// For what a route asks of some bodies only, beyond what it asks of all: whether
+/// the request's key has the role.
+///
+/// # Errors
+/// `forbidden`.
+pub fn require(needed: Role, extensions: &Extensions) -> Result<(), Problem> {
+    match extensions.get::<LetInAs>() {
+        Some(LetInAs(role)) if *role >= needed => Ok(()),
+        let_in => Err(forbidden(needed, let_in.map(|LetInAs(role)| *role))),
+    }
+}
+
+/// What is told to a key with a lesser role.
+fn forbidden(needed: Role, role: Option<Role>) -> Problem {
+    let has = role.map(|role| format!("; this one has the role {role}")).unwrap_or_default();
+    Problem::new(Code::Forbidden, format!("this needs an API key with the role {needed}{has}"))
 }
 
 /// The keys, as this worker knows them, and the service that keeps them fresh.
@@ -192,10 +214,11 @@ fn until_over(body: Body, admission: &Admission) -> Body {
 }
 
 impl Guard {
-    /// Lets a request in, or says why not.
+    /// Lets a request in, and notes as what, or says why not.
     async fn admit(&self, parts: &mut Parts) -> Result<Option<Arc<Admission>>, Problem> {
         let state = &self.app.access.state;
         if state.policy == Policy::Never {
+            parts.extensions.insert(LetInAs(Role::Admin));
             return Ok(None);
         }
         let found = {
@@ -203,15 +226,14 @@ impl Guard {
             table.find(state.policy, &parts.headers, Instant::now())?
         };
         let key = match found {
-            Found::Open(admission) => return Ok(Some(admission)),
+            Found::Open(admission) => {
+                parts.extensions.insert(LetInAs(Role::Admin));
+                return Ok(Some(admission));
+            }
             Found::Key(key) => key,
         };
         if key.role < self.needed {
-            let (role, needed) = (key.role, self.needed);
-            return Err(Problem::new(
-                Code::Forbidden,
-                format!("this needs an API key with the role {needed}; this one has the role {role}"),
-            ));
+            return Err(forbidden(self.needed, Some(key.role)));
         }
         if let Some(bound) = &key.ledger {
             // Decoded as the handler will see it.
@@ -225,6 +247,7 @@ impl Guard {
                 ));
             }
         }
+        parts.extensions.insert(LetInAs(key.role));
         Ok(Some(key.admission))
     }
 }
@@ -507,6 +530,19 @@ mod tests {
             ("get", "/internal", Some(Role::Admin)),
         ] {
             assert_eq!(needed(method, path), role, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_some_bodies_need_is_given_to_nobody_who_was_not_let_in_as_that() {
+        let asked = |role: Option<Role>| {
+            let mut extensions = Extensions::new();
+            role.map(|role| extensions.insert(LetInAs(role)));
+            require(Role::Admin, &extensions).err().map(|problem| problem.code)
+        };
+        assert_eq!(asked(Some(Role::Admin)), None);
+        for role in [Some(Role::Submit), Some(Role::Read), None] {
+            assert_eq!(asked(role), Some(Code::Forbidden), "{role:?}");
         }
     }
 

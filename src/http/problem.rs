@@ -3,6 +3,8 @@
 //! Every code is in one closed list, with its status, its title and a sentence
 //! on what to do about it, which `/problems/<code>` shows.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -11,7 +13,7 @@ use uuid::Uuid;
 
 use super::wire::Timestamp;
 use crate::ledger::rule::RULES_MAX;
-use crate::ledger::{HoldState, Position, Refusal, Rejection, RuleKey};
+use crate::ledger::{AccountCode, HoldState, Position, Refusal, Rejection, RuleKey};
 use crate::sequencer::Unavailable;
 use crate::store;
 
@@ -135,14 +137,24 @@ pub struct Problem {
     pub transaction_id: Option<Uuid>,
     /// Where the rejection is recorded.
     pub position: Option<Position>,
-    /// When the same would pass, where that is known.
-    pub passes_at: Option<DateTime<Utc>>,
+    /// The velocity limit that declined it.
+    pub exceeded: Option<Box<Exceeded>>,
     /// Header `Ledger-Position`: the position as of which it was so.
     pub reflects: Option<Position>,
     /// Header `Retry-After`, in seconds.
     pub retry_after_s: Option<u32>,
     /// Header `Idempotent-Replayed`.
     pub replayed: bool,
+}
+
+/// A velocity limit that was exceeded: told by the rejection, so the same for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exceeded {
+    /// Name of the limit.
+    pub limit: Arc<str>,
+    pub account: AccountCode,
+    /// When the same would pass, if ever.
+    pub passes_at: Option<DateTime<Utc>>,
 }
 
 /// What of a problem is in the body.
@@ -159,6 +171,10 @@ pub struct Body<'a> {
     transaction_id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<Position>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     passes_at: Option<Timestamp>,
 }
@@ -195,7 +211,7 @@ impl Problem {
             errors: Vec::new(),
             transaction_id: None,
             position: None,
-            passes_at: None,
+            exceeded: None,
             reflects: None,
             retry_after_s: matches!(code.status().as_u16(), 503 | 504).then_some(1),
             replayed: false,
@@ -234,6 +250,7 @@ impl Problem {
 
     /// The body, also for items of a batch.
     pub fn body(&self) -> Body<'_> {
+        let exceeded = self.exceeded.as_deref();
         Body {
             r#type: format!("/problems/{}", self.code.as_str()),
             title: self.code.title(),
@@ -243,7 +260,9 @@ impl Problem {
             errors: &self.errors,
             transaction_id: self.transaction_id,
             position: self.position,
-            passes_at: self.passes_at.map(Timestamp),
+            limit: exceeded.map(|exceeded| &*exceeded.limit),
+            account: exceeded.map(|exceeded| exceeded.account.as_str()),
+            passes_at: exceeded.and_then(|exceeded| exceeded.passes_at).map(Timestamp),
         }
     }
 
@@ -337,7 +356,7 @@ impl Problem {
     /// A rejection that is recorded at `position`.
     pub fn rejected(rejection: &Rejection, transaction_id: Option<Uuid>, position: Position) -> Self {
         let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let mut passes_at = None;
+        let mut exceeded = None;
         let (code, detail) = match rejection {
             Rejection::HoldNotOpen { state, .. } => (
                 Code::HoldNotOpen,
@@ -359,11 +378,12 @@ impl Problem {
             Rejection::AccountClosed { account } => (Code::AccountClosed, format!("account {account} is closed")),
             Rejection::AccountFrozen { account } => (Code::AccountFrozen, format!("account {account} is frozen")),
             Rejection::VelocityLimitExceeded { account, limit, passes_at: at } => {
-                passes_at = *at;
                 let when = match at {
                     Some(at) => format!("the same would pass at {}", time(at)),
                     None => "the limit allows so much at no time".to_owned(),
                 };
+                let of = Exceeded { limit: Arc::clone(limit), account: account.clone(), passes_at: *at };
+                exceeded = Some(Box::new(of));
                 (Code::VelocityLimitExceeded, format!("account {account} would exceed its limit {limit}; {when}"))
             }
             Rejection::InsufficientFunds { account, available, would_be, min_balance } => (
@@ -377,13 +397,7 @@ impl Problem {
                 format!("account {account} would have {would_be}, and may not have more than {max_balance}"),
             ),
         };
-        Self {
-            transaction_id,
-            position: Some(position),
-            passes_at,
-            reflects: Some(position),
-            ..Self::new(code, detail)
-        }
+        Self { transaction_id, position: Some(position), exceeded, reflects: Some(position), ..Self::new(code, detail) }
     }
 }
 

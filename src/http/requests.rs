@@ -423,16 +423,18 @@ impl Wrong {
     }
 }
 
-/// A time to the microsecond; a date is its first moment in UTC.
+/// A time to the microsecond; a date is its first moment in UTC. Years have four
+/// digits: what the log says of others could not be read back.
 ///
 /// # Errors
 /// What was expected.
 pub fn time_or_date(text: &str) -> Result<DateTime<Utc>, &'static str> {
     let time = match DateTime::parse_from_rfc3339(text) {
         Ok(time) => time.with_timezone(&Utc),
-        Err(_) => text
-            .parse::<NaiveDate>()
-            .map_err(|_| "expected a time such as 2026-01-31T12:00:00Z, or a date")?
+        Err(_) => Some(text)
+            .filter(|text| text.starts_with(|first: char| first.is_ascii_digit()))
+            .and_then(|text| text.parse::<NaiveDate>().ok())
+            .ok_or("expected a time such as 2026-01-31T12:00:00Z, or a date")?
             .and_time(NaiveTime::MIN)
             .and_utc(),
     };
@@ -595,6 +597,18 @@ mod tests {
     ) -> Vec<String> {
         let errors = read(serde_json::from_str(json).unwrap()).err().unwrap_or_default();
         errors.into_iter().map(|error| error.pointer).collect()
+    }
+
+    #[test]
+    fn a_date_is_its_first_moment_in_utc() {
+        let time = |text: &str| time_or_date(text).map(|time| time.to_rfc3339());
+        assert_eq!(time("2026-01-31"), time("2026-01-31T01:00:00+01:00"));
+        assert_eq!(time("2026-01-31").unwrap(), "2026-01-31T00:00:00+00:00");
+        for text in
+            ["", "2026-02-29", "2026-01", "31.01.2026", "10000-01-01", "+10000-01-01", "-0001-01-01", " -001-01-01"]
+        {
+            assert!(time(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -189,6 +189,47 @@ async fn a_refusal_says_what_to_do_and_records_nothing() {
     assert_eq!(head.unwrap().status(), 401, "HEAD is guarded as GET is");
 }
 
+/// The trap: a floor that is only for admins to change, and that any key which pays gets below.
+#[tokio::test]
+async fn only_an_admin_forces_a_reversal() {
+    let url = new_database().await;
+    let server = Server::start(&url).await;
+    let stranger = Client::new(&server.origin());
+    stranger.open(json!({"code": "bank", "asset": "EUR", "min_balance": null})).await;
+    stranger.open(json!({"code": "alice", "asset": "EUR"})).await;
+    let reversible = async |client: &Client, key: &str| {
+        let paid = client.pay(key, &payment("bank", "alice", 5)).await.is(201);
+        client.pay(&format!("{key}-spent"), &payment("alice", "bank", 5)).await.is(201);
+        format!("/transactions/{}/reverse", paid.body["id"].as_str().unwrap())
+    };
+    let open = reversible(&stranger, "open").await;
+    stranger.post_with_key(&open, "r-open", json!({"force": true})).await.is(201);
+
+    let [reader, submitter, admin] = {
+        let mut keys = Vec::new();
+        for role in Role::ALL {
+            keys.push(make(&url, role, None, None).await.key);
+        }
+        [0, 1, 2].map(|n| stranger.with_key(&keys[n]))
+    };
+    until(&stranger, "/accounts/alice", 401).await;
+    submitter.pay("up", &payment("bank", "alice", 5)).await.is(201);
+    let path = reversible(&submitter, "p").await;
+    let head = admin.head().await;
+    reader.post_with_key(&path, "r", json!({"force": true})).await.is_problem(403, "forbidden");
+    let refused = submitter.post_with_key(&path, "r", json!({"force": true})).await.is_problem(403, "forbidden");
+    assert!(refused.body["detail"].as_str().unwrap().contains("the role admin"), "{}", refused.text);
+    let nowhere = "/transactions/x/reverse";
+    submitter.post_with_key(nowhere, "r", json!({"force": true})).await.is_problem(403, "forbidden");
+    submitter.post_with_key(&path, "r", json!({"force": 1})).await.is_problem(422, "validation_failed");
+    assert_eq!(admin.head().await, head, "nothing is recorded");
+    assert!(!admin.post_with_key(&path, "r", json!({"force": true})).await.is(201).is_replay(), "the key is free");
+    // What was forced is told to who forces only; without force the route is for those who pay.
+    submitter.post_with_key(&path, "r", json!({"force": true})).await.is_problem(403, "forbidden");
+    let path = reversible(&submitter, "q").await;
+    submitter.post_with_key(&path, "s", json!({"force": false})).await.is_problem(422, "insufficient_funds");
+}
+
 /// The trap: a client that sends a large batch first and reads then sees a broken
 /// connection, tries again for ever, and never learns that its key has expired.
 #[tokio::test]

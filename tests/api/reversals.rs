@@ -106,6 +106,13 @@ async fn single_legs_of_a_transaction_are_taken_back() {
     ] {
         reverse(&client, "no", &split, &body).await.is_problem(422, code).at(pointer);
     }
+    let unknown = json!({"legs": [leg("nobody", "debit", 40, "EUR"), leg("alice", "credit", 30, "EUR"), leg("no:one", "credit", 10, "EUR")]});
+    let unknown = reverse(&client, "no", &split, &unknown).await.is_problem(404, "account_not_found");
+    let errors = unknown.body["errors"].as_array().unwrap();
+    let pointers: Vec<&Value> = errors.iter().map(|error| &error["pointer"]).collect();
+    assert_eq!(pointers, [&json!("/legs/0/account"), &json!("/legs/2/account")]);
+    let dollars = json!({"legs": [leg("bob", "debit", 1, "USD"), leg("alice", "credit", 1, "USD")]});
+    reverse(&client, "no", &split, &dollars).await.is_problem(422, "validation_failed").at("");
     for (key, account, amount) in [("no1", "bob", 56), ("no2", "fees", 6), ("no3", "bank", 1)] {
         let legs = json!({"legs": [leg(account, "debit", amount, "EUR"), leg("alice", "credit", amount, "EUR")]});
         reverse(&client, key, &split, &legs).await.is_problem(422, "reversal_exceeds_transaction");

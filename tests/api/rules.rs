@@ -168,6 +168,9 @@ async fn a_period_closes_once_and_for_good() {
     assert_eq!(closed.body, json!({"closed_before": "2020-11-01T00:00:00.000000Z"}));
     let head = client.head().await;
     client.post("/periods/close", &json!({"before": "2020-11-01T01:00:00+01:00"})).await.is(200);
+    // A date is its first moment in UTC.
+    let same = client.post("/periods/close", &json!({"before": "2020-11-01"})).await.is(200);
+    assert_eq!(same.body["closed_before"], "2020-11-01T00:00:00.000000Z");
     assert_eq!(client.head().await, head);
     client
         .post("/periods/close", &json!({"before": "2020-10-31T23:59:59.999999Z"}))
@@ -187,7 +190,8 @@ async fn a_period_closes_once_and_for_good() {
     );
     for (body, pointer) in [
         (json!({}), "/before"),
-        (json!({"before": "2020-12-01"}), "/before"),
+        (json!({"before": "2020-13-01"}), "/before"),
+        (json!({"before": "9999-12-31"}), "/before"),
         (json!({"before": "9999-12-31T00:00:00Z"}), "/before"),
         (json!({"before": 7}), "/before"),
     ] {

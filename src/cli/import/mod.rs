@@ -42,14 +42,14 @@ Examples:
   steelyard import history.ndjson --ledger archive --equity equity:opening
   zcat day.ndjson.gz | steelyard import - --format ndjson --id day-2026-11-24
 
-A line is an account, a payment or an opening balance; docs/IMPORT.md has their fields.
+A line is an account, a payment, a transaction or an opening balance; docs/IMPORT.md has their fields.
 Run the same command again after any failure: what is recorded stays recorded once.
 The default id is made of the file's name and its first 64 KiB, so a file keeps it when it is moved or grows.
 
 Exit status: 0 every line is recorded, 3 done but for lines that were refused, 75 not finished (run it again),
 1 failed.";
 
-/// Record a file of accounts, payments and opening balances, each line exactly once.
+/// Record a file of accounts, payments, transactions and opening balances, each line exactly once.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ImportArgs {

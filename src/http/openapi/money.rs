@@ -46,6 +46,7 @@ const CAPTURE: &[Code] = &[
 const REVERSE: &[Code] = &[
     TransactionNotFound,
     NotReversible,
+    AccountNotFound,
     ReversalExceedsTransaction,
     PeriodClosed,
     AccountClosed,
@@ -134,9 +135,10 @@ pub const OPERATIONS: &[Operation] = &[
         description: "All that is left, so much of both legs with `amount`, or parts of single legs with `legs`, never \
                       more than is left. A reversal is a transaction of its own with the sides exchanged, and can be \
                       reversed itself. `\"force\": true` lets it break a floor, and is recorded; nothing else is \
-                      waived. In order: `transaction_not_found`, `not_reversible`, and, recorded, \
-                      `reversal_exceeds_transaction`, `period_closed`, `account_closed`, `account_frozen`, \
-                      `insufficient_funds`, `balance_limit_exceeded`.",
+                      waived. It needs an API key with the role `admin` (403 `forbidden`), where keys are asked \
+                      for. In order: `transaction_not_found`, `not_reversible`, `account_not_found` (of `legs`), \
+                      and, recorded, `reversal_exceeds_transaction`, `period_closed`, `account_closed`, \
+                      `account_frozen`, `insufficient_funds`, `balance_limit_exceeded`.",
         parameters: &[LEDGER_IN_PATH, TRANSACTION, KEY],
         body: Some("ReversalRequest"),
         answers: &[json_answer(201, "The reversal is posted and durable.", "Reversal", REPLAYABLE)],

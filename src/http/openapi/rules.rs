@@ -333,7 +333,10 @@ pub fn schemas() -> Value {
         "VelocityLimit": object(velocity_limit_answer),
         "VelocityLimitPage": page("VelocityLimit"),
         "PeriodCloseRequest": object(json!({
-            "before": {"type": "string", "format": "date-time", "description": "RFC 3339; the first moment that stays open."},
+            "before": {
+                "type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}],
+                "description": "The first moment that stays open: RFC 3339, or a date, which begins at midnight in UTC.",
+            },
         })),
         "PeriodClosing": object(json!({"closed_before": timestamp()})),
         "Periods": object(json!({

@@ -161,6 +161,8 @@ fn scalars() -> Value {
                 "errors": {"type": "array", "minItems": 1, "items": reference("FieldError"), "description": "What is wrong, and where."},
                 "transaction_id": described(uuid(), "The recorded rejection, or the transaction that the key made before."),
                 "position": described(position(), "Where the rejection is recorded."),
+                "limit": described(account_code(), "Name of the velocity limit that was exceeded."),
+                "account": described(account_code(), "The account that would have exceeded it."),
                 "passes_at": described(timestamp(), "When the same would pass a velocity limit, if nothing else moves."),
             }),
             &["type", "title", "status", "detail", "code"],

@@ -6,7 +6,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, StatusCode};
 use axum::response::Response;
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use super::super::params::{InPath, InQuery};
 use super::super::problem::{Code, Problem, Shape};
 use super::super::reads::{self, Consistency};
+use super::super::requests::time_or_date;
 use super::super::wire::Timestamp;
 use super::super::{SharedApp, answer, body};
 use super::ledger;
@@ -45,8 +45,7 @@ pub async fn close(
     let bytes = body::read(request).await?;
     let input: CloseInput<'_> = body::parse(&bytes)?;
     let ledger = ledger(&app, &name).await?;
-    let before = time(&input.before)
-        .ok_or_else(|| Problem::invalid("/before", "a time is RFC 3339, such as 2026-11-22T20:13:04Z"))?;
+    let before = time_or_date(&input.before).map_err(|expected| Problem::invalid("/before", expected))?;
     let work = Work::Each(smallvec![Item { command: Command::ClosePeriod { before }, key: None }]);
     let done = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
     match done.outcomes.first() {
@@ -57,12 +56,6 @@ pub async fn close(
         Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, Shape::Path, "/before", done.position)),
         _ => Err(Problem::new(Code::InternalError, "the period has no outcome")),
     }
-}
-
-/// To the microsecond, as all times of the log.
-fn time(text: &str) -> Option<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(text).ok()?;
-    DateTime::from_timestamp_micros(time.timestamp_micros())
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,7 @@ use super::super::recorded::Recorded;
 use super::super::{SharedApp, answer, body};
 use super::ledger;
 use crate::cluster::Ledger;
-use crate::ledger::{Command, Event, Fact, Position, Refusal};
+use crate::ledger::{Command, Event, Fact, Part, Position, Refusal};
 use crate::sequencer::{Answer, Item, Key, Outcome, REQUEST_DEADLINE, Unavailable, Work};
 use crate::store::events::KeyRow;
 use crate::store::{self, Database};
@@ -78,7 +78,11 @@ pub async fn record_about(
         return Err(no_transaction(ledger.tail.head()));
     }
     let key = idempotency::key(&key, route, [&command]);
-    record(&app.worker.database, &ledger, command, key, Shape::Path).await
+    let shape = match &command {
+        Command::Reverse(reverse) if matches!(reverse.part, Part::Legs(_)) => Shape::Legs,
+        _ => Shape::Path,
+    };
+    record(&app.worker.database, &ledger, command, key, shape).await
 }
 
 /// What there is no transaction of, as of a position.

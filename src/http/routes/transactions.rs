@@ -9,6 +9,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use uuid::Uuid;
 
+use super::super::access;
 use super::super::filters::{self, Between, InQueryWithMetadata, Pair};
 use super::super::idempotency::Route;
 use super::super::params::{InPath, InQuery, Order, cursor, cursor_text, limit};
@@ -28,6 +29,7 @@ use super::submission::{no_transaction, record, record_about};
 use crate::ledger::{Cancel, Command, Kind, Notes};
 use crate::shard::shard_of;
 use crate::store;
+use crate::store::api_keys::Role;
 use crate::store::search::{self, Direction, Range, Standing};
 
 /// Legs that the transactions of one batch may have together: four for each of the
@@ -78,15 +80,21 @@ pub async fn transact_batch(
     Batch { app: &app, ledger: &ledger, sort: &TRANSACTIONS }.answer(items, input.atomic, key).await
 }
 
-/// `POST /transactions/{id}/reverse`
+/// `POST /transactions/{id}/reverse`. A floor binds those who pay, so it takes the
+/// role that may lift it to reverse below one.
 pub async fn reverse(
     State(app): State<SharedApp>,
     InPath(path): InPath<(String, String)>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
+    let may_force = access::require(Role::Admin, request.extensions());
     record_about(&app, path, request, Route::Reversal, |id, bytes| {
         let input: ReversalInput<'_> = body::parse(bytes)?;
-        requests::reversal(id, input).map(Command::Reverse).map_err(Problem::validation)
+        let reverse = requests::reversal(id, input).map_err(Problem::validation)?;
+        if reverse.force {
+            may_force?;
+        }
+        Ok(Command::Reverse(reverse))
     })
     .await
 }
