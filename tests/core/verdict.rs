@@ -239,7 +239,7 @@ impl Model {
             return invalid(why);
         }
         if let Some(expiry) = request.hold() {
-            if request.kind != Kind::Payment || legs.len() != 2 || distinct.len() != 2 {
+            if request.kind != Kind::Payment || legs.len() != 2 {
                 return invalid("only a payment is authorised");
             }
             if request.effective_at.is_some() {

@@ -287,10 +287,13 @@ mod tests {
             },
             TransactionRequest { kind: Kind::Payment, ..fixture::transaction("credit alice 1 EUR, debit bob 1 EUR") },
             TransactionRequest { effective_at: Some(moment(0)), ..payment.clone() },
-            fixture::payment("alice", "alice", 1),
         ] {
             assert!(ledger.is_invalid(&with(request.clone())), "{request:?}");
         }
+        // As without a hold, and after all that is wrong with the request.
+        let to_itself = with(fixture::payment("alice", "alice", 1));
+        assert_eq!(ledger.refusal(&to_itself), Refusal::SameAccount(code("alice")));
+        assert!(ledger.is_invalid(&hold("alice", "alice", 1, Expiry::In(0))));
         let longest = 1_830 * 86_400;
         for (expiry, valid) in [
             (Expiry::In(0), false),
