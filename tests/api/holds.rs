@@ -301,7 +301,14 @@ async fn only_holds_are_captured_and_voided() {
         capture(&client, "k", &payment, &body).await.is_problem(422, "validation_failed").at(pointer);
     }
     let path = format!("/payments/{payment}/void");
-    client.post_with_key(&path, "k", json!({"amount": 1})).await.is_problem(422, "validation_failed").at("/amount");
+    for (body, pointer) in [
+        (json!({"amount": 1}), "/amount"),
+        (json!({"reference": "r"}), "/reference"),
+        (json!({"description": "d"}), "/description"),
+        (json!({"metadata": {}}), "/metadata"),
+    ] {
+        client.post_with_key(&path, "k", body).await.is_problem(422, "validation_failed").at(pointer);
+    }
     client.post(&path, &json!({})).await.is_problem(400, "idempotency_key_missing");
     // Nothing of that has used the key.
     capture(&client, "k", &payment, &json!({})).await.is(201);

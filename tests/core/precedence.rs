@@ -665,11 +665,11 @@ fn capture(id: u128, amount: Option<i128>) -> Command {
 }
 
 fn void(id: u128) -> Command {
-    Command::Void(Void { payment: Uuid::from_u128(id), notes: Notes::default() })
+    Command::Void(Void { payment: Uuid::from_u128(id) })
 }
 
 fn cancel(id: u128) -> Command {
-    Command::Cancel(Cancel { transaction: Uuid::from_u128(id), notes: Notes::default() })
+    Command::Cancel(Cancel { transaction: Uuid::from_u128(id) })
 }
 
 fn reverse(id: u128, part: Part) -> Command {

@@ -25,7 +25,7 @@ use super::accounts::no_account;
 use super::batch::{self, BATCH_ITEMS_MAX, Batch, Sort};
 use super::ledger;
 use super::submission::{no_transaction, record, record_about};
-use crate::ledger::{Cancel, Command, Kind, Notes};
+use crate::ledger::{Cancel, Command, Kind};
 use crate::shard::shard_of;
 use crate::store;
 use crate::store::search::{self, Direction, Range, Standing};
@@ -99,7 +99,7 @@ pub async fn cancel(
 ) -> Result<Response, Problem> {
     record_about(&app, path, request, Route::Cancellation, |transaction, bytes| {
         let CancellationInput {} = body::parse(bytes)?;
-        Ok(Command::Cancel(Cancel { transaction, notes: Notes::default() }))
+        Ok(Command::Cancel(Cancel { transaction }))
     })
     .await
 }

@@ -72,14 +72,14 @@ pub(super) fn capture(book: &Book, capture: &Capture, at: &Moment) -> Result<Fac
 pub(super) fn void(book: &Book, void: &Void, at: &Moment) -> Result<Fact, Declined> {
     let (_, hold) = find(book, void.payment)?;
     if let Err(reason) = check_open(hold) {
-        return Err(declined_void(book, hold, void.payment, &void.notes, reason)?);
+        return Err(declined_void(book, hold, void.payment, reason)?);
     }
     release(book, void.payment, ReleaseReason::Voided, at)
 }
 
-fn declined_void(book: &Book, hold: &Hold, id: Uuid, notes: &Notes, reason: Rejection) -> Result<Declined, Refusal> {
+fn declined_void(book: &Book, hold: &Hold, id: Uuid, reason: Rejection) -> Result<Declined, Refusal> {
     let account_ids = ids(&find_accounts(book, &hold.legs)?);
-    let request = attempt(Kind::Void, id, false, hold.legs.clone(), notes);
+    let request = attempt(Kind::Void, id, false, hold.legs.clone(), &Notes::default());
     Ok(Declined::Rejected(RejectedTransaction { request, account_ids, reason, scheduled: None }))
 }
 
