@@ -77,9 +77,6 @@ pub struct VoidArgs {
     id: Uuid,
 
     #[command(flatten)]
-    notes: NotesArgs,
-
-    #[command(flatten)]
     submit: SubmitArgs,
 }
 
@@ -143,7 +140,7 @@ pub async fn capture(args: CaptureArgs, output: &Output) -> anyhow::Result<ExitC
 }
 
 pub async fn void(args: VoidArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    submit(&["payments", &args.id.to_string(), "void"], with_notes([], args.notes), args.submit, output).await
+    submit(&["payments", &args.id.to_string(), "void"], json!({}), args.submit, output).await
 }
 
 pub async fn reverse(args: ReverseArgs, output: &Output) -> anyhow::Result<ExitCode> {

@@ -26,7 +26,7 @@ use crate::shard::ShardSet;
 use crate::store::payload;
 
 /// Rises with every change of what is below.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// Why a frame cannot be read: a defect, or somebody who is no worker of this release.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,6 @@ enum CommandForm<'a> {
     },
     Void {
         payment: Uuid,
-        notes: NotesForm<'a>,
     },
     Reverse {
         transaction: Uuid,
@@ -162,7 +161,6 @@ enum CommandForm<'a> {
     },
     Cancel {
         transaction: Uuid,
-        notes: NotesForm<'a>,
     },
     ChangeAccount {
         code: &'a str,
@@ -608,7 +606,7 @@ fn command_form(command: &Command) -> CommandForm<'_> {
             last: *last,
             notes: notes_form(notes),
         },
-        Command::Void(Void { payment, notes }) => CommandForm::Void { payment: *payment, notes: notes_form(notes) },
+        Command::Void(Void { payment }) => CommandForm::Void { payment: *payment },
         Command::Reverse(Reverse { transaction, part, force, notes }) => CommandForm::Reverse {
             transaction: *transaction,
             part: match part {
@@ -619,9 +617,7 @@ fn command_form(command: &Command) -> CommandForm<'_> {
             force: *force,
             notes: notes_form(notes),
         },
-        Command::Cancel(Cancel { transaction, notes }) => {
-            CommandForm::Cancel { transaction: *transaction, notes: notes_form(notes) }
-        }
+        Command::Cancel(Cancel { transaction }) => CommandForm::Cancel { transaction: *transaction },
         Command::ChangeAccount(ChangeAccount { code, change }) => {
             CommandForm::ChangeAccount { code: code.as_str(), change: update_form(change) }
         }
@@ -662,7 +658,7 @@ fn command(form: CommandForm<'_>) -> Result<Command, Malformed> {
         CommandForm::Capture { payment, amount: part, last, notes: form } => {
             Command::Capture(Capture { payment, amount: part.map(amount).transpose()?, last, notes: notes(&form) })
         }
-        CommandForm::Void { payment, notes: form } => Command::Void(Void { payment, notes: notes(&form) }),
+        CommandForm::Void { payment } => Command::Void(Void { payment }),
         CommandForm::Reverse { transaction, part, force, notes: form } => Command::Reverse(Reverse {
             transaction,
             part: match part {
@@ -673,9 +669,7 @@ fn command(form: CommandForm<'_>) -> Result<Command, Malformed> {
             force,
             notes: notes(&form),
         }),
-        CommandForm::Cancel { transaction, notes: form } => {
-            Command::Cancel(Cancel { transaction, notes: notes(&form) })
-        }
+        CommandForm::Cancel { transaction } => Command::Cancel(Cancel { transaction }),
         CommandForm::ChangeAccount { code, change } => {
             Command::ChangeAccount(ChangeAccount { code: account_code(code)?, change: update(change)? })
         }
@@ -1476,11 +1470,11 @@ mod tests {
             Command::Transact(TransactionRequest { effective_at: Some(at(-1)), ..request(None) }),
             capture(None, false),
             capture(Some(Amount::MAX), true),
-            Command::Void(Void { payment: id(1), notes: notes() }),
+            Command::Void(Void { payment: id(1) }),
             reverse(Part::Rest, false),
             reverse(Part::Amount(Amount::from(1)), true),
             reverse(Part::Legs(asked("b", "a")), false),
-            Command::Cancel(Cancel { transaction: id(3), notes: notes() }),
+            Command::Cancel(Cancel { transaction: id(3) }),
             update(None, None, None),
             update(Some(None), Some(Some(Amount::MIN)), Some(None)),
             update(Some(Some(Amount::ZERO)), Some(None), Some(text("{\"a\":1}"))),

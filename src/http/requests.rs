@@ -19,7 +19,6 @@ use super::wire::{self, AmountInput, Object, unfit};
 use crate::ledger::transaction::LEGS_MAX;
 use crate::ledger::{
     Amount, AssetCode, Capture, Expiry, Kind, LegRequest, Notes, Part, Rate, Reverse, Side, Terms, TransactionRequest,
-    Void,
 };
 
 /// Bytes of a reference: an invoice number, an end-to-end id.
@@ -185,14 +184,7 @@ pub struct CaptureInput<'a> {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct VoidInput<'a> {
-    #[serde(borrow, default)]
-    reference: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    description: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    metadata: Option<&'a RawValue>,
-}
+pub struct VoidInput {}
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -528,14 +520,6 @@ pub fn capture(payment: Uuid, input: CaptureInput<'_>) -> Result<Capture, Vec<Fi
     let amount = input.amount.and_then(|amount| wrong.positive("/amount", amount));
     let notes = wrong.notes(input.reference, input.description, input.metadata);
     wrong.or(Some(Capture { payment, amount, last: input.r#final.unwrap_or_default(), notes }))
-}
-
-/// # Errors
-/// All that is wrong with it.
-pub fn void(payment: Uuid, input: VoidInput<'_>) -> Result<Void, Vec<FieldError>> {
-    let mut wrong = Wrong::default();
-    let notes = wrong.notes(input.reference, input.description, input.metadata);
-    wrong.or(Some(Void { payment, notes }))
 }
 
 /// # Errors

@@ -83,7 +83,7 @@ pub fn capture(payment: Uuid, value: Option<i128>, last: bool) -> Command {
 }
 
 pub fn void(payment: Uuid) -> Command {
-    Command::Void(Void { payment, notes: Notes::default() })
+    Command::Void(Void { payment })
 }
 
 pub fn reverse(transaction: Uuid, part: Part, force: bool) -> Command {

@@ -350,6 +350,16 @@ pub fn begins(event: &Event) -> bool {
     }
 }
 
+/// Position of the first event of the transaction that `event` has ended: a void or
+/// a cancellation is no transaction of its own.
+pub fn ended(event: &Event) -> Option<Position> {
+    match &event.fact {
+        Fact::HoldReleased(release) => Some(release.hold.position),
+        Fact::ScheduleCancelled(cancelled) => Some(cancelled.position),
+        _ => None,
+    }
+}
+
 /// The last event about each of the holds and scheduled transactions that `begun`
 /// begins, by the position of the first; none where the first is the last. As of
 /// the projections, or later.

@@ -178,6 +178,21 @@ async fn a_void_gives_back_what_is_left_and_is_replayed() {
     let again = void(&client, "v", &payment).await.is(200);
     assert!(again.is_replay());
     assert_eq!(again.text, voided.text);
+    for order in ["asc", "desc"] {
+        for key in ["h", "v"] {
+            let found = client.get(&format!("/transactions?idempotency_key={key}&order={order}")).await.is(200);
+            let ids = found.field("id");
+            assert_eq!(
+                (ids.as_slice(), &found.data()[0]["status"]),
+                (&[json!(payment)][..], &json!("voided")),
+                "{key}"
+            );
+            assert_eq!(found.data()[0]["idempotency_key"], "h");
+            assert_eq!(found.body["next"], Value::Null);
+        }
+    }
+    let found = client.get("/transactions?idempotency_key=v&status=authorised").await.is(200);
+    assert!(found.data().is_empty(), "the other filters hold too: {}", found.text);
 
     let story = show(&client, &payment).await;
     assert_eq!(
@@ -226,7 +241,9 @@ async fn every_command_has_its_answer_in_every_state() {
                 other => client.post_with_key(&format!("/transactions/{payment}/{other}"), &key("it"), json!({})).await,
             };
             if let Ok(status) = expected.parse() {
-                _ = answer.is(status);
+                let id = answer.is(status).body["id"].clone();
+                let found = client.get(&format!("/transactions?idempotency_key={}", key("it"))).await.is(200);
+                assert_eq!(found.field("id"), [id], "{command} of {state}");
                 continue;
             }
             let declined = answer.is_problem(422, expected);
@@ -301,7 +318,14 @@ async fn only_holds_are_captured_and_voided() {
         capture(&client, "k", &payment, &body).await.is_problem(422, "validation_failed").at(pointer);
     }
     let path = format!("/payments/{payment}/void");
-    client.post_with_key(&path, "k", json!({"amount": 1})).await.is_problem(422, "validation_failed").at("/amount");
+    for (body, pointer) in [
+        (json!({"amount": 1}), "/amount"),
+        (json!({"reference": "r"}), "/reference"),
+        (json!({"description": "d"}), "/description"),
+        (json!({"metadata": {}}), "/metadata"),
+    ] {
+        client.post_with_key(&path, "k", body).await.is_problem(422, "validation_failed").at(pointer);
+    }
     client.post(&path, &json!({})).await.is_problem(400, "idempotency_key_missing");
     // Nothing of that has used the key.
     capture(&client, "k", &payment, &json!({})).await.is(201);

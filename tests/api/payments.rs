@@ -94,6 +94,8 @@ async fn refusals_leave_no_trace() {
         let request = json!({"from": from, "to": to, "asset": asset, "amount": "1"});
         check_refused(&client, &request, status, code, pointer).await;
     }
+    let held = json!({"from": "alice", "to": "alice", "asset": "EUR", "amount": "1", "capture": "manual"});
+    check_refused(&client, &held, 422, "same_account", "/to").await;
     let both = client.pay("k", &payment("x", "y", 1)).await.is_problem(404, "account_not_found");
     assert_eq!(both.body["errors"].as_array().unwrap().len(), 2, "both are named: {}", both.text);
 }

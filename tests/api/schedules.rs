@@ -75,6 +75,14 @@ async fn what_is_scheduled_can_be_withdrawn_before_its_time() {
     assert_eq!((&cancelled.body["id"], &cancelled.body["status"]), (&json!(scheduled), &json!("cancelled")));
     let again = cancel("c", &scheduled).await.is(200);
     assert_eq!((again.is_replay(), again.text), (true, cancelled.text));
+    for key in ["k", "c"] {
+        let found = client.get(&format!("/transactions?idempotency_key={key}")).await.is(200);
+        assert_eq!(
+            (found.field("id"), found.field("status")),
+            (vec![json!(scheduled)], vec![json!("cancelled")]),
+            "{key}"
+        );
+    }
     cancel("d", &scheduled).await.is_problem(422, "not_scheduled");
     let story = client.get(&format!("/transactions/{scheduled}")).await.is(200).body;
     assert_eq!((&story["status"], &story["reason"]), (&json!("cancelled"), &Value::Null));

@@ -32,7 +32,6 @@ pub enum Intent {
     },
     Void {
         of: Pick,
-        reference: Option<Arc<str>>,
     },
     Reverse {
         of: Pick,
@@ -42,7 +41,6 @@ pub enum Intent {
     },
     Cancel {
         of: Pick,
-        reference: Option<Arc<str>>,
     },
     Change {
         /// Where `index` is set, it is one of those that it would do something to,
@@ -194,18 +192,18 @@ impl Intent {
                 let amount = portion.map(|portion| portion.of(left));
                 Command::Capture(Capture { payment, amount, last: *last, notes: notes(reference) })
             }
-            Self::Void { of, reference } => {
+            Self::Void { of } => {
                 let (payment, _) = of.resolve(model, &may_be_picked);
-                Command::Void(Void { payment, notes: notes(reference) })
+                Command::Void(Void { payment })
             }
             Self::Reverse { of, part, force, reference } => {
                 let (transaction, known) = of.resolve(model, &may_be_picked);
                 let part = part.resolve(known.as_ref());
                 Command::Reverse(Reverse { transaction, part, force: *force, notes: notes(reference) })
             }
-            Self::Cancel { of, reference } => {
+            Self::Cancel { of } => {
                 let (transaction, _) = of.resolve(model, &may_be_picked);
-                Command::Cancel(Cancel { transaction, notes: notes(reference) })
+                Command::Cancel(Cancel { transaction })
             }
             Self::Change { code, index, change } => {
                 let suits = |account: &&Account| {

@@ -522,10 +522,20 @@ fn a_hold_is_a_payment_of_now_that_ends_in_time() {
     ];
     for (index, edit) in unsound.into_iter().enumerate() {
         // Before everything that the accounts could show.
-        for text in ["alice > bob 10 EUR", "ghost > bob 10 EUR", "closed > bob 10 EUR", "poor > bob 6 EUR"] {
+        for text in [
+            "alice > bob 10 EUR",
+            "alice > alice 10 EUR",
+            "ghost > bob 10 EUR",
+            "closed > bob 10 EUR",
+            "poor > bob 6 EUR",
+        ] {
             let answer = authorise(text, edit);
             assert!(answer.starts_with("invalid"), "{index}, {text}: {answer}");
         }
+    }
+    for account in ["alice", "ghost", "closed"] {
+        let answer = authorise(&format!("{account} > {account} 10 EUR"), |_, _| ());
+        assert_eq!(answer, format!("same_account {account}"));
     }
 }
 
@@ -655,11 +665,11 @@ fn capture(id: u128, amount: Option<i128>) -> Command {
 }
 
 fn void(id: u128) -> Command {
-    Command::Void(Void { payment: Uuid::from_u128(id), notes: Notes::default() })
+    Command::Void(Void { payment: Uuid::from_u128(id) })
 }
 
 fn cancel(id: u128) -> Command {
-    Command::Cancel(Cancel { transaction: Uuid::from_u128(id), notes: Notes::default() })
+    Command::Cancel(Cancel { transaction: Uuid::from_u128(id) })
 }
 
 fn reverse(id: u128, part: Part) -> Command {

@@ -58,7 +58,7 @@ impl Play {
                 let last = last == ["last"];
                 Command::Capture(Capture { payment: self.named[name], amount, last, notes: Notes::default() })
             }
-            ["void", name] => Command::Void(Void { payment: self.named[name], notes: Notes::default() }),
+            ["void", name] => Command::Void(Void { payment: self.named[name] }),
             ["reverse", name, ref words @ ..] => {
                 let part = match words.iter().find_map(|word| word.parse().ok()) {
                     Some(amount) => Part::Amount(signed(amount)),
@@ -67,7 +67,7 @@ impl Play {
                 let force = words.contains(&"force");
                 Command::Reverse(Reverse { transaction: self.named[name], part, force, notes: Notes::default() })
             }
-            ["cancel", name] => Command::Cancel(Cancel { transaction: self.named[name], notes: Notes::default() }),
+            ["cancel", name] => Command::Cancel(Cancel { transaction: self.named[name] }),
             ["settle", name] => Command::Settle(self.named[name]),
             ["open", name] => Command::OpenAccount(opening(name)),
             [verb, name, ref words @ ..] => {

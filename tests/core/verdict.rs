@@ -64,7 +64,7 @@ impl Model {
             Command::OpenAccount(open) => self.open(open),
             Command::Transact(request) => self.transact(request, at),
             Command::Capture(capture) => self.capture(capture, at),
-            Command::Void(void) => self.void(void.payment, &void.notes, at),
+            Command::Void(void) => self.void(void.payment, at),
             Command::Reverse(reverse) => self.reverse(reverse, at),
             Command::Cancel(cancel) => self.cancel(cancel.transaction),
             Command::ChangeAccount(change) => self.change(change),
@@ -239,7 +239,7 @@ impl Model {
             return invalid(why);
         }
         if let Some(expiry) = request.hold() {
-            if request.kind != Kind::Payment || legs.len() != 2 || distinct.len() != 2 {
+            if request.kind != Kind::Payment || legs.len() != 2 {
                 return invalid("only a payment is authorised");
             }
             if request.effective_at.is_some() {
@@ -480,12 +480,12 @@ impl Model {
         Verdict::Record(Fact::TransactionPosted(transaction(&request, legs_after, Some(origin), Vec::new())))
     }
 
-    fn void(&self, id: Uuid, notes: &Notes, at: &Moment) -> Verdict {
+    fn void(&self, id: Uuid, at: &Moment) -> Verdict {
         let Some(known) = self.transactions.get(&id) else { return refuse(Refusal::TransactionNotFound(id)) };
         let State::Hold(hold) = &known.state else { return refuse(Refusal::NotAHold(id)) };
         if hold.state != HoldState::Authorised {
             let account = hold.legs.iter().find(|leg| leg.side == Side::Debit).unwrap().account.clone();
-            let request = attempt(Kind::Void, hold.legs.clone(), notes, id, false);
+            let request = attempt(Kind::Void, hold.legs.clone(), &Notes::default(), id, false);
             let reason = Rejection::HoldNotOpen { account, state: hold.state };
             return Verdict::Record(self.rejected(request, reason, None));
         }

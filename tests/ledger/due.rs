@@ -137,7 +137,7 @@ fn capture(payment: Uuid, amount: Option<u64>, key_text: &str) -> Item {
 }
 
 fn void(payment: Uuid, key_text: &str) -> Item {
-    Item { command: Command::Void(Void { payment, notes: Notes::default() }), key: Some(key(key_text)) }
+    Item { command: Command::Void(Void { payment }), key: Some(key(key_text)) }
 }
 
 /// The event that answers a request of one command.
@@ -320,7 +320,7 @@ async fn what_was_due_meanwhile_happens_after_a_restart() {
         }
         bench.submit(capture(part, Some(20), "c")).await;
         bench.submit(void(gone, "v")).await;
-        let cancel = Command::Cancel(Cancel { transaction: cancelled, notes: Notes::default() });
+        let cancel = Command::Cancel(Cancel { transaction: cancelled });
         bench.submit(Item { command: cancel, key: None }).await;
         let bench = bench.restart().await;
         // Before, it is as it was.

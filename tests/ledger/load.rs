@@ -105,9 +105,9 @@ async fn what_waits_is_read_ahead_with_rules_and_changes() {
         submit(&ledger, capture(ids[2], 3)).await.unwrap();
         submit(&ledger, capture(ids[3], 10)).await.unwrap();
         submit(&ledger, capture(never, 4)).await.unwrap();
-        let void = Void { payment: ids[4], notes: Notes::default() };
+        let void = Void { payment: ids[4] };
         submit(&ledger, Item { command: Command::Void(void), key: Some(key("void")) }).await.unwrap();
-        let cancel = Cancel { transaction: ids[7], notes: Notes::default() };
+        let cancel = Cancel { transaction: ids[7] };
         submit(&ledger, Item { command: Command::Cancel(cancel), key: None }).await.unwrap();
         let reverse = Reverse { transaction: ids[0], part: Part::Rest, force: true, notes: Notes::default() };
         submit(&ledger, Item { command: Command::Reverse(reverse), key: Some(key("reverse")) }).await.unwrap();

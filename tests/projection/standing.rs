@@ -157,7 +157,7 @@ async fn furnish(bench: &mut Bench) {
     bench.capture(last, Some(5), true).await;
     let voided = bench.hold(alice.0, alice.1, 106, Expiry::In(60)).await;
     bench.capture(voided, Some(6), false).await;
-    let void = |payment| Command::Void(Void { payment, notes: Notes::default() });
+    let void = |payment| Command::Void(Void { payment });
     bench.submit(void(voided)).await.unwrap();
     // Declined: it has ended.
     bench.submit(void(voided)).await.unwrap();
@@ -168,7 +168,7 @@ async fn furnish(bench: &mut Bench) {
     bench.schedule(alice.0, "wallet:bob", 200, 20).await;
     bench.schedule("wallet:bob", "shop", 99_999, 25).await;
     let cancelled = bench.schedule(alice.0, "wallet:bob", 202, 90).await;
-    bench.submit(Command::Cancel(Cancel { transaction: cancelled, notes: Notes::default() })).await.unwrap();
+    bench.submit(Command::Cancel(Cancel { transaction: cancelled })).await.unwrap();
     let leg = |account: &str, side, amount: u64| LegRequest {
         account: code_of(account),
         side,

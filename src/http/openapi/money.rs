@@ -279,7 +279,7 @@ fn requests() -> Value {
             ),
             &[],
         ),
-        "VoidRequest": some_of(note_fields(), &[]),
+        "VoidRequest": object(json!({})),
         "ReversalRequest": some_of(
             with(
                 json!({
@@ -615,7 +615,7 @@ pub fn example(name: &str) -> Option<Value> {
     ]);
     let example = match name {
         "CaptureRequest" => json!({"amount": "1000", "final": true}),
-        "VoidRequest" => json!({"reference": "order cancelled"}),
+        "VoidRequest" => json!({}),
         "TransactionRequest" => json!({
             "legs": exchange, "rates": [{"from": "EUR", "to": "USD", "rate": "1.0845"}], "reference": "fx-1",
         }),

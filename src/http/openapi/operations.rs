@@ -347,7 +347,8 @@ pub const OPERATIONS: &[Operation] = &[
         id: "listTransactions",
         tag: "Transactions",
         summary: "Find transactions",
-        description: "In the order of the log; the filters hold together. `idempotency_key` finds what a key did. \
+        description: "In the order of the log; the filters hold together. `idempotency_key` finds what a key did: \
+                      of a void or a cancellation, the transaction that it ended. \
                       `reference`, `metadata`, `account`, `idempotency_key` and the times are found by an index, \
                       whatever the length of the log; type, status and amounts are looked at in what those give, or \
                       in the log itself. One request looks at 20,000 transactions, or positions of the log, at most: \
@@ -747,7 +748,7 @@ pub fn parameters() -> Value {
         "asset": in_query("asset", short_name, "Only accounts of this asset."),
         "account": in_query("account", account_code, "Only transactions that touch this account, or would have."),
         "reference": in_query("reference", json!({"type": "string"}), "Only transactions with exactly this reference."),
-        "idempotency_key": in_query("idempotency_key", key.clone(), "Only what this key did."),
+        "idempotency_key": in_query("idempotency_key", key.clone(), "Only what this key did: the transactions that it made, or the one that it voided or cancelled."),
         "transaction-metadata": in_metadata("Only transactions whose metadata has this member at the top with this value: `metadata[order]=4711`. A string is given without quotes, a number or boolean as answers show it; several must all be there. Found are names and values of at most 255 bytes, and of one transaction the first 32 that are strings, numbers or booleans, in the order of the names' bytes."),
         "account-metadata": in_metadata("Only accounts whose metadata has this member at the top with this value: `metadata[customer]=17`. A string is given without quotes, a number or boolean as answers show it; several must all be there."),
         "type": in_query("type", json!({"type": "string", "enum": Kind::ALL.map(Kind::as_str)}), "Only transactions of this type."),

@@ -12,7 +12,7 @@ use super::super::{SharedApp, body, params::InPath};
 use super::batch::{self, Batch, Sort};
 use super::ledger;
 use super::submission::{record, record_about};
-use crate::ledger::Command;
+use crate::ledger::{Command, Void};
 
 /// `POST /payments`
 pub async fn pay(
@@ -74,9 +74,9 @@ pub async fn void(
     InPath(path): InPath<(String, String)>,
     request: Request<Body>,
 ) -> Result<Response, Problem> {
-    record_about(&app, path, request, Route::Void, |id, bytes| {
-        let input: VoidInput<'_> = body::parse(bytes)?;
-        requests::void(id, input).map(Command::Void).map_err(Problem::validation)
+    record_about(&app, path, request, Route::Void, |payment, bytes| {
+        let VoidInput {} = body::parse(bytes)?;
+        Ok(Command::Void(Void { payment }))
     })
     .await
 }

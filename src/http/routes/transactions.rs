@@ -26,11 +26,13 @@ use super::accounts::no_account;
 use super::batch::{self, BATCH_ITEMS_MAX, Batch, Sort};
 use super::ledger;
 use super::submission::{no_transaction, record, record_about};
-use crate::ledger::{Cancel, Command, Kind, Notes};
+use crate::ledger::{Cancel, Command, Kind};
 use crate::shard::shard_of;
 use crate::store;
 use crate::store::api_keys::Role;
+use crate::store::connection::Pool;
 use crate::store::search::{self, Direction, Range, Standing};
+use crate::store::{self, LedgerId};
 
 /// Legs that the transactions of one batch may have together: four for each of the
 /// most transactions, as an exchange has.
@@ -107,7 +109,7 @@ pub async fn cancel(
 ) -> Result<Response, Problem> {
     record_about(&app, path, request, Route::Cancellation, |transaction, bytes| {
         let CancellationInput {} = body::parse(bytes)?;
-        Ok(Command::Cancel(Cancel { transaction, notes: Notes::default() }))
+        Ok(Command::Cancel(Cancel { transaction }))
     })
     .await
 }
@@ -179,9 +181,7 @@ pub async fn list(
     let position = reads::projections_at(&ledger, freshness).await?;
     let mut walks = Vec::new();
     if let Some(key) = &query.idempotency_key {
-        let rows = store::keys::find(pool, ledger_id, &[store::keys::hash(key)]).await?;
-        let made = rows.iter().flat_map(|row| row.position..row.position + u64::from(row.event_count));
-        let mut made: VecDeque<i64> = made.map(|position| position as i64).collect();
+        let mut made = made_by(pool, ledger_id, key).await?;
         if direction == Direction::Descending {
             made = made.into_iter().rev().collect();
         }
@@ -209,6 +209,21 @@ pub async fn list(
     let (data, next) = search.run(walks, range).await?;
     let next = next.map(|next| cursor_text(TRANSACTION_CURSOR, next as u64));
     Ok(answer(StatusCode::OK, &Page { data, next }, Some(position), false))
+}
+
+/// Positions at which the transactions begin that a key has made or ended, in order.
+async fn made_by(pool: &Pool, ledger_id: LedgerId, key: &str) -> Result<VecDeque<i64>, store::Error> {
+    let rows = store::keys::find(pool, ledger_id, &[store::keys::hash(key)]).await?;
+    let made = rows.iter().flat_map(|row| row.position..row.position + u64::from(row.event_count));
+    let mut made: VecDeque<i64> = made.map(|position| position as i64).collect();
+    // Only a batch makes more than one event, and it ends nothing.
+    if made.len() == 1 {
+        let events = store::events::at_positions(pool, ledger_id, made.make_contiguous()).await?;
+        if let Some(begun) = events.first().and_then(search::ended) {
+            made = VecDeque::from([begun as i64]);
+        }
+    }
+    Ok(made)
 }
 
 fn filter(query: &ListQuery, metadata: Vec<Pair>) -> Result<TransactionFilter, Problem> {

@@ -366,7 +366,7 @@ mod tests {
     use crate::ledger::fixture::{
         self, Ledger, amount, capture, code, freeze, hold, id, moment, pay, pay_at, reverse, void,
     };
-    use crate::ledger::{Cancel, Command, Expiry, FreezeScope, Notes, Part, Verdict, decide};
+    use crate::ledger::{Cancel, Command, Expiry, FreezeScope, Part, Verdict, decide};
 
     /// The event that `command` would be, changed by `tamper`, contradicts the book,
     /// and leaves it as it was; unchanged, it does not.
@@ -498,7 +498,7 @@ mod tests {
         refused(&mut ledger, &pay_at("alice", "bob", 5, moment(60)), |event| event.effective_at = moment(61));
         refused(&mut ledger, &pay_at("alice", "bob", 5, moment(60)), |event| event.recorded_at = moment(60));
         let scheduled = ledger.begin(&pay_at("alice", "bob", 5, moment(60)));
-        let cancel = Command::Cancel(Cancel { transaction: scheduled, notes: Notes::default() });
+        let cancel = Command::Cancel(Cancel { transaction: scheduled });
         refused(&mut ledger, &cancel, |event| {
             let Fact::ScheduleCancelled(cancelled) = &mut event.fact else { return };
             cancelled.position += 1;

@@ -63,10 +63,10 @@ fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> 
 mod tests {
     use super::*;
     use crate::ledger::fixture::{self, Ledger, capture, code, hold, id, moment, pay, pay_at, reverse};
-    use crate::ledger::{Command, Expiry, Notes, Part, Rejection, Verdict};
+    use crate::ledger::{Command, Expiry, Part, Rejection, Verdict};
 
     fn cancel(transaction: Uuid) -> Command {
-        Command::Cancel(Cancel { transaction, notes: Notes::default() })
+        Command::Cancel(Cancel { transaction })
     }
 
     #[test]

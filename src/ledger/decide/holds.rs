@@ -72,14 +72,14 @@ pub(super) fn capture(book: &Book, capture: &Capture, at: &Moment) -> Result<Fac
 pub(super) fn void(book: &Book, void: &Void, at: &Moment) -> Result<Fact, Declined> {
     let (_, hold) = find(book, void.payment)?;
     if let Err(reason) = check_open(hold) {
-        return Err(declined_void(book, hold, void.payment, &void.notes, reason)?);
+        return Err(declined_void(book, hold, void.payment, reason)?);
     }
     release(book, void.payment, ReleaseReason::Voided, at)
 }
 
-fn declined_void(book: &Book, hold: &Hold, id: Uuid, notes: &Notes, reason: Rejection) -> Result<Declined, Refusal> {
+fn declined_void(book: &Book, hold: &Hold, id: Uuid, reason: Rejection) -> Result<Declined, Refusal> {
     let account_ids = ids(&find_accounts(book, &hold.legs)?);
-    let request = attempt(Kind::Void, id, false, hold.legs.clone(), notes);
+    let request = attempt(Kind::Void, id, false, hold.legs.clone(), &Notes::default());
     Ok(Declined::Rejected(RejectedTransaction { request, account_ids, reason, scheduled: None }))
 }
 
@@ -287,10 +287,13 @@ mod tests {
             },
             TransactionRequest { kind: Kind::Payment, ..fixture::transaction("credit alice 1 EUR, debit bob 1 EUR") },
             TransactionRequest { effective_at: Some(moment(0)), ..payment.clone() },
-            fixture::payment("alice", "alice", 1),
         ] {
             assert!(ledger.is_invalid(&with(request.clone())), "{request:?}");
         }
+        // As without a hold, and after all that is wrong with the request.
+        let to_itself = with(fixture::payment("alice", "alice", 1));
+        assert_eq!(ledger.refusal(&to_itself), Refusal::SameAccount(code("alice")));
+        assert!(ledger.is_invalid(&hold("alice", "alice", 1, Expiry::In(0))));
         let longest = 1_830 * 86_400;
         for (expiry, valid) in [
             (Expiry::In(0), false),

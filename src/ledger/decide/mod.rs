@@ -84,11 +84,10 @@ pub struct Capture {
     pub notes: Notes,
 }
 
-/// Give back what a hold has reserved.
+/// Give back what a hold has reserved. Its event has no place for a client's words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Void {
     pub payment: Uuid,
-    pub notes: Notes,
 }
 
 /// Post the counterpart of what a transaction has posted.
@@ -113,11 +112,10 @@ pub enum Part {
     Legs(SmallVec<[LegRequest; 2]>),
 }
 
-/// Withdraw a scheduled transaction.
+/// Withdraw a scheduled transaction. Its event has no place for a client's words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cancel {
     pub transaction: Uuid,
-    pub notes: Notes,
 }
 
 /// Change an account's attributes.

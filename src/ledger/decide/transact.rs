@@ -125,12 +125,8 @@ fn course(
 
 fn check_hold(request: &TransactionRequest) -> Result<(), Refusal> {
     match (request.kind, request.legs.as_slice()) {
-        (Kind::Payment, [from, to])
-            if from.side == Side::Debit && to.side == Side::Credit && from.account != to.account =>
-        {
-            Ok(())
-        }
-        _ => Err(invalid("only a payment from one account to another can be captured later")),
+        (Kind::Payment, [from, to]) if from.side == Side::Debit && to.side == Side::Credit => Ok(()),
+        _ => Err(invalid("only a payment can be captured later")),
     }
 }
 
