@@ -28,7 +28,6 @@ use super::ledger;
 use super::submission::{no_transaction, record, record_about};
 use crate::ledger::{Cancel, Command, Kind};
 use crate::shard::shard_of;
-use crate::store;
 use crate::store::api_keys::Role;
 use crate::store::connection::Pool;
 use crate::store::search::{self, Direction, Range, Standing};
