@@ -213,6 +213,8 @@ async fn only_an_admin_forces_a_reversal() {
         [0, 1, 2].map(|n| stranger.with_key(&keys[n]))
     };
     until(&stranger, "/accounts/alice", 401).await;
+    // The last that was made: all are known with it.
+    until(&admin, "/accounts/alice", 200).await;
     submitter.pay("up", &payment("bank", "alice", 5)).await.is(201);
     let path = reversible(&submitter, "p").await;
     let head = admin.head().await;
@@ -226,6 +228,7 @@ async fn only_an_admin_forces_a_reversal() {
     assert!(!admin.post_with_key(&path, "r", json!({"force": true})).await.is(201).is_replay(), "the key is free");
     // What was forced is told to who forces only; without force the route is for those who pay.
     submitter.post_with_key(&path, "r", json!({"force": true})).await.is_problem(403, "forbidden");
+    submitter.pay("up-again", &payment("bank", "alice", 5)).await.is(201);
     let path = reversible(&submitter, "q").await;
     submitter.post_with_key(&path, "s", json!({"force": false})).await.is_problem(422, "insufficient_funds");
 }

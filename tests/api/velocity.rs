@@ -43,7 +43,7 @@ async fn a_limit_counts_holds_and_every_leg() {
     let split = |first: u64| json!({"legs": [leg("alice", "debit", first), leg("alice", "debit", 3), leg("bob", "credit", first + 3)]});
     client.post_with_key("/transactions", "much", split(4)).await.is_problem(422, "velocity_limit_exceeded");
     // One that passes at no time, as an item of a batch that posts nothing.
-    let batch = json!({"atomic": true, "payments": [payment("bob", "alice", 1), payment("alice", "bob", 11)]});
+    let batch = json!({"atomic": true, "payments": [payment("bank", "bob", 1), payment("alice", "bob", 11)]});
     let declined = client.post_with_key("/payments/batch", "never", &batch).await;
     let declined = declined.is_problem(422, "velocity_limit_exceeded").at("/payments/1");
     assert_eq!((&declined.body["limit"], &declined.body["account"]), (&json!("ten-a-day"), &json!("alice")));
