@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::account::{Limit, Normal, parse_limit, parse_time};
 use super::client::{Answer, ApiArgs, Client};
 use super::output::{self, Column, Output, printable};
+use crate::ledger::rule::{ROLLING_S_MAX, ROLLING_S_MIN};
 
 /// Rules of one sort that a ledger may have.
 const RULES_MAX: usize = 1_000;
@@ -127,7 +128,7 @@ struct SetLimitArgs {
     direction: Direction,
 
     /// A window of so many seconds that rolls along.
-    #[arg(long, value_name = "SECONDS", group = "window", value_parser = clap::value_parser!(u32).range(60..=31_622_400))]
+    #[arg(long, value_name = "SECONDS", group = "window", value_parser = clap::value_parser!(u32).range(i64::from(ROLLING_S_MIN)..=i64::from(ROLLING_S_MAX)))]
     rolling: Option<u32>,
 
     /// A calendar day in this time zone, such as Europe/Zurich.

@@ -14,6 +14,12 @@ use super::transaction::Side;
 /// types; all of them are looked at when an account is opened.
 pub const RULES_MAX: usize = 1_000;
 
+/// Seconds of the shortest rolling window: it is counted in sixtieths, and a second is
+/// the least of those.
+pub const ROLLING_S_MIN: u32 = 60;
+/// The longest: a leap year, since what is counted has to be kept for so long.
+pub const ROLLING_S_MAX: u32 = 366 * 86_400;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
     AccountType(AccountType),

@@ -6,7 +6,6 @@ use super::super::problem::Code::{AccountIsClosed, AccountNotEmpty, AccountNotFo
 use super::super::problem::Code::{PeriodAlreadyClosed, RuleNotFound, TooManyRules};
 use super::super::routes::account_changes::REASON_CHARS_MAX;
 use super::super::routes::periods::HISTORY_MAX;
-use super::super::routes::rules::{ROLLING_S_MAX, ROLLING_S_MIN};
 use super::operations::{
     ANY, AT_POSITION, BODY, CONSISTENCY, CURSOR, LEDGER, LEDGER_IN_PATH, LIMIT, MIN_POSITION, Operation, POSITION,
     Parameter, READ, SEQUENCED, WRITE, json_answer,
@@ -15,6 +14,7 @@ use super::schemas::{
     account_code, amount, described, metadata, nullable, object, page, position, reference, short_name, side, some_of,
     timestamp,
 };
+use crate::ledger::rule::{ROLLING_S_MAX, ROLLING_S_MIN};
 use crate::ledger::{Change, FreezeScope};
 
 const ACCOUNT: Parameter = Parameter::Shared("account-code");

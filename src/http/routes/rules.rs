@@ -24,6 +24,7 @@ use super::account_changes::not_read;
 use super::accounts::limits;
 use super::ledger;
 use crate::cluster::Ledger;
+use crate::ledger::rule::{ROLLING_S_MAX, ROLLING_S_MIN};
 use crate::ledger::{
     AccountType, Amount, AssetCode, Command, Direction, Fact, Limits, Position, Rule, RuleKey, Scope, Side,
     VelocityLimit, Window,
@@ -31,11 +32,6 @@ use crate::ledger::{
 use crate::sequencer::{Answer, Item, Outcome, REQUEST_DEADLINE, Work};
 use crate::store;
 use crate::store::rules::{Rules, Standing};
-
-/// The shortest rolling window: it is counted in sixtieths, and a second is the least of those.
-pub const ROLLING_S_MIN: u32 = 60;
-/// The longest rolling window: a leap year.
-pub const ROLLING_S_MAX: u32 = 31_622_400;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

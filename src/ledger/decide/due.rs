@@ -111,6 +111,21 @@ mod tests {
         assert_eq!(ledger.refusal(&reverse(id, Part::Rest, false)), Refusal::NotReversible(id));
     }
 
+    /// The sequencer closes no period in which something is due, but for what it has
+    /// set aside; that is tried again after a restart.
+    #[test]
+    fn what_could_not_be_settled_in_time_is_not_posted_into_a_closed_period() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let id = ledger.begin(&pay_at("alice", "bob", 100, moment(60)));
+        ledger.at(70).record(&Command::ClosePeriod { before: moment(65) });
+        let rejected = ledger.record(&Command::Settle(id));
+        let Fact::TransactionRejected(rejected) = &rejected.fact else { panic!("{rejected:?}") };
+        let closed = Rejection::PeriodClosed { account: code("alice"), before: moment(65) };
+        assert_eq!(rejected.reason, closed);
+        assert_eq!(ledger.state_of(id), &State::Rejected);
+        assert_eq!(ledger.balance("alice"), (1000, 0, 0));
+    }
+
     #[test]
     fn a_scheduled_transaction_is_cancelled_once() {
         let mut ledger = Ledger::with(&["alice", "bob"]);

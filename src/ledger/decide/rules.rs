@@ -7,12 +7,7 @@ use super::{Declined, invalid};
 use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment};
 use crate::ledger::rejection::Refusal;
-use crate::ledger::rule::{RULES_MAX, Rule, RuleKey, VelocityLimit, Window};
-
-/// Seconds of a rolling window: shorter ones are a matter of rate limiting, longer
-/// ones than a leap year would have to be counted for ever.
-const WINDOW_SECONDS_MIN: u32 = 60;
-const WINDOW_SECONDS_MAX: u32 = 366 * 86_400;
+use crate::ledger::rule::{ROLLING_S_MAX, ROLLING_S_MIN, RULES_MAX, Rule, RuleKey, VelocityLimit, Window};
 
 /// Sets a rule, or replaces the one of the same key.
 pub(super) fn set(book: &Book, rule: &Rule) -> Result<Fact, Declined> {
@@ -55,7 +50,7 @@ fn check_velocity_limit(limit: &VelocityLimit) -> Result<(), Refusal> {
         return Err(invalid("an amount_max needs an asset: amounts of different ones have no sum"));
     }
     match limit.window {
-        Window::Rolling { seconds } if !(WINDOW_SECONDS_MIN..=WINDOW_SECONDS_MAX).contains(&seconds) => {
+        Window::Rolling { seconds } if !(ROLLING_S_MIN..=ROLLING_S_MAX).contains(&seconds) => {
             Err(invalid("a rolling window is 60 to 31622400 seconds long"))
         }
         Window::Rolling { .. } | Window::Day { .. } => Ok(()),
