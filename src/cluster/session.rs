@@ -395,8 +395,9 @@ impl Session {
             return Ok(Vec::new());
         }
         let units: Vec<Unit> = stale.iter().map(|stale| stale.unit).collect();
-        for worker_id in stale.iter().filter_map(|stale| stale.worker_id).collect::<BTreeSet<_>>() {
-            tracing::warn!(%worker_id, "ending the sessions of a worker that is not heard of any more");
+        let gone: BTreeMap<_, _> = stale.iter().filter_map(|stale| Some((stale.worker_id?, stale.silent_s))).collect();
+        for (worker_id, silent_s) in gone {
+            tracing::warn!(%worker_id, silent_s, "ending the sessions of a worker that is not heard of any more");
             claims::terminate_worker(&mut held.conn, worker_id).await?;
         }
         let sessions: BTreeSet<_> = stale.iter().map(|stale| (stale.backend_pid, stale.backend_start)).collect();

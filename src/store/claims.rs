@@ -38,6 +38,8 @@ pub enum Unit {
 pub struct Stale {
     pub unit: Unit,
     pub worker_id: Option<Uuid>,
+    /// How long nothing has been heard of the worker, if it is known at all.
+    pub silent_s: Option<f64>,
     pub backend_pid: i32,
     pub backend_start: chrono::DateTime<chrono::Utc>,
 }
@@ -289,6 +291,9 @@ const fn shard_of(unit: Unit) -> Option<Shard> {
 
 /// Units claimed by sessions that still exist, of workers that are gone:
 /// frozen processes, orphans in a pooler, half-open connections.
+///
+/// Whose a session is says the worker that registered with it, not the claim: one
+/// that is being given back has no worker any more, and its lock for a moment still.
 pub async fn stale(conn: &mut PgConnection) -> Result<Vec<Stale>, Error> {
     let rows = sqlx::query!(
         r#"
@@ -297,10 +302,12 @@ pub async fn stale(conn: &mut PgConnection) -> Result<Vec<Stale>, Error> {
             UNION ALL
             SELECT NULL, shard, worker_id, backend_pid, backend_start FROM shard_claims
         )
-        SELECT c.ledger_id, c.shard, c.worker_id, c.backend_pid AS "backend_pid!", c.backend_start AS "backend_start!"
+        SELECT c.ledger_id, c.shard, c.backend_pid AS "backend_pid!", c.backend_start AS "backend_start!",
+               COALESCE(w.worker_id, c.worker_id) AS worker_id,
+               extract(epoch FROM clock_timestamp() - w.heartbeat_at)::float8 AS silent_s
         FROM claims c
         JOIN pg_stat_activity a ON a.pid = c.backend_pid AND a.backend_start = c.backend_start
-        LEFT JOIN workers w ON w.worker_id = c.worker_id
+        LEFT JOIN workers w ON w.backend_pid = c.backend_pid AND w.backend_start = c.backend_start
         WHERE w.heartbeat_at IS NULL OR w.heartbeat_at < clock_timestamp() - make_interval(secs => $1)
         "#,
         STALE_AFTER_S
@@ -318,6 +325,7 @@ pub async fn stale(conn: &mut PgConnection) -> Result<Vec<Stale>, Error> {
             Some(Stale {
                 unit,
                 worker_id: row.worker_id,
+                silent_s: row.silent_s,
                 backend_pid: row.backend_pid,
                 backend_start: row.backend_start,
             })
