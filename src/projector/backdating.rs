@@ -7,18 +7,19 @@ use hashbrown::HashMap;
 
 use crate::ledger::{AccountId, Amount};
 use crate::store::LedgerId;
+use crate::store::backdating::FIRST_ENTRIES;
 use crate::store::rows::{BackdatedRow, EntryRow};
 
-/// What the back-dated legs of each account amount to so far: debits and credits.
+/// What the back-dated legs of each account after its first entries amount to so far: debits and credits.
 #[derive(Debug, Default)]
 pub struct Backdating(HashMap<(LedgerId, AccountId), [Amount; 2]>);
 
 impl Backdating {
-    /// Follows an account's next entry. Answers its row in `backdated`, if it is
-    /// effective at another time than it was recorded at.
+    /// Follows an account's next entry. Answers its row in `backdated`, if it is none of the
+    /// first and effective at another time than it was recorded at.
     pub fn follow<'a>(&mut self, entry: &EntryRow<'a>) -> Option<BackdatedRow<'a>> {
         let EntryRow { owner, version, side, amount, effective_at, recorded_at, .. } = *entry;
-        if effective_at == recorded_at {
+        if version <= FIRST_ENTRIES || effective_at == recorded_at {
             return None;
         }
         let sums = self.0.entry((owner.ledger_id, owner.account_id)).or_default();

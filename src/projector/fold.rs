@@ -344,7 +344,7 @@ impl<'a> Fold<'a> {
         columns.reference.push(reference.cloned());
         columns.effective_at.push(event.effective_at);
         columns.recorded_at.push(event.recorded_at);
-        if backdating::is_backdated(event.effective_at, event.recorded_at) {
+        if backdating::is_kept(leg.after.version, event.effective_at, event.recorded_at) {
             self.part(shard).backdated.push(BackdatedLeg {
                 shard,
                 account_id: leg.account_id,

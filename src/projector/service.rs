@@ -27,6 +27,12 @@ use crate::telemetry::metric;
 
 /// Events folded into one flush: half a second of writing at most.
 const FLUSH_EVENTS_MAX: usize = 20_000;
+/// The same where there is so much to catch up with that nobody waits for this flush in
+/// particular: an account is written once for more events, and an index page for more rows,
+/// which spares a tenth of the work.
+const FLUSH_EVENTS_MAX_BEHIND: usize = 50_000;
+/// Events waiting from which that is so: two seconds of catching up.
+const FAR_BEHIND_EVENTS: u64 = 200_000;
 /// Events waiting from which a flush follows on the last one without a rest.
 const NO_REST_EVENTS: u64 = FLUSH_EVENTS_MAX as u64;
 /// Connections that write one flush, each its part of the shards, when there is
@@ -319,8 +325,9 @@ impl Service {
         let mut fold = Fold::new(self.ledger_id, self.shard_count, &from, parts);
         let mut to = lowest;
         let mut oldest = None;
-        let in_memory = self.tail.after(lowest, FLUSH_EVENTS_MAX);
-        let limit = FLUSH_EVENTS_MAX.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
+        let most = if head - lowest < FAR_BEHIND_EVENTS { FLUSH_EVENTS_MAX } else { FLUSH_EVENTS_MAX_BEHIND };
+        let in_memory = self.tail.after(lowest, most);
+        let limit = most.min(usize::try_from(head - lowest).unwrap_or(usize::MAX));
         let elsewhere = match in_memory {
             Some(_) => None,
             None => self.upstream.after(lowest, limit, claims.keys().copied().collect()).await,

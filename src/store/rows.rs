@@ -292,7 +292,7 @@ impl fmt::Display for RejectionRow<'_> {
 }
 
 /// A row of `backdated`: a leg that is effective at another time than it was
-/// recorded at.
+/// recorded at, and none of the account's first entries.
 #[derive(Clone, Copy, Debug)]
 pub struct BackdatedRow<'a> {
     pub owner: Owner,

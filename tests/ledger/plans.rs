@@ -79,7 +79,7 @@ async fn hot_statements_use_indexes_and_lock_no_account() {
             FROM generate_series(100, 60000) n;
         INSERT INTO rejections SELECT n % 64, 1, n, n, 0, gen_random_uuid(), 'x', 'r' || n, now(), now()
             FROM generate_series(100, 60000) n;
-        INSERT INTO backdated SELECT n % 64, 1, n, 1, 'debit', 1, now() - interval '1 day', now(), 1, 0
+        INSERT INTO backdated SELECT n % 64, 1, n, 2000, 'debit', 1, now() - interval '1 day', now(), 1, 0
             FROM generate_series(100, 60000) n;
         INSERT INTO backdated_days SELECT n % 64, 1, n, current_date - 1, 1, 0 FROM generate_series(100, 60000) n;
         INSERT INTO transaction_metadata SELECT n % 64, 1, n, n, 'order', n::text FROM generate_series(100, 60000) n;
@@ -180,8 +180,8 @@ async fn a_balance_as_of_a_moment_touches_few_pages_of_a_long_history() {
         INSERT INTO entries SELECT 0, 1, 1, n, n * 3, 0, '00000000-0000-0000-0000-000000000000', 'credit', 1, n, NULL,
                 t - CASE WHEN n % 10 = 0 THEN interval '1 hour' * (n * 7919 % 2160 + 1) ELSE interval '0' END, t
             FROM (SELECT n, '2010-01-01Z'::timestamptz + interval '1 hour' * n AS t FROM generate_series(1, 200000) n) h;
-        INSERT INTO backdated SELECT shard, ledger_id, account_id, version, side, amount, effective_at, recorded_at, 0, version / 10
-            FROM entries WHERE effective_at <> recorded_at;
+        INSERT INTO backdated SELECT shard, ledger_id, account_id, version, side, amount, effective_at, recorded_at, 0, version / 10 - 102
+            FROM entries WHERE effective_at <> recorded_at AND version > 1024;
         INSERT INTO backdated_days SELECT 0, 1, 1, (effective_at AT TIME ZONE 'UTC')::date, 0, count(*) FROM backdated GROUP BY 4;
         VACUUM ANALYZE entries; VACUUM ANALYZE backdated; VACUUM ANALYZE backdated_days;";
     for statement in grow.split_inclusive(';') {

@@ -282,7 +282,9 @@ async fn fold_rebuild_and_verification_agree_wherever_flushes_end() {
     let depth = depth().await;
     let found = depth.scratch.verify().await.unwrap();
     assert_eq!((found.holds, found.scheduled, found.reversed), (9, 4, 2));
-    assert_eq!((found.usage, found.backdated), (2, 2));
+    assert_eq!(found.usage, 2);
+    // Two back-dated legs, but they are among the first entries of their accounts.
+    assert_eq!(found.backdated, 0);
     let expected = tables(&depth.scratch).await;
     for step in [1, 2, 3, 5, 8, 1_000] {
         let scratch = depth.scratch.cloned().await;
