@@ -456,6 +456,31 @@ async fn what_was_is_what_a_naive_fold_of_the_log_gives() {
     reports_are_the_folds(&mut rng, &scratch, &log).await;
 }
 
+/// A ledger from before first entries were left out has all that is back-dated in both tables.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_leaves_what_a_rebuild_would_make() {
+    let (scratch, _) = lived(&mut SmallRng::seed_from_u64(9), 60).await;
+    let before = kept(&scratch).await;
+    let all_kept = "
+        DELETE FROM backdated; DELETE FROM backdated_days;
+        INSERT INTO backdated
+        SELECT shard, ledger_id, account_id, version, side, amount, effective_at, recorded_at,
+            coalesce(sum(amount) FILTER (WHERE side = 'debit') OVER so_far, 0),
+            coalesce(sum(amount) FILTER (WHERE side = 'credit') OVER so_far, 0)
+        FROM entries WHERE effective_at <> recorded_at
+        WINDOW so_far AS (PARTITION BY shard, ledger_id, account_id ORDER BY version);
+        INSERT INTO backdated_days
+        SELECT shard, ledger_id, account_id, (effective_at AT TIME ZONE 'UTC')::date,
+            coalesce(sum(amount) FILTER (WHERE side = 'debit'), 0),
+            coalesce(sum(amount) FILTER (WHERE side = 'credit'), 0)
+        FROM backdated GROUP BY 1, 2, 3, 4;";
+    scratch.corrupt(all_kept).await;
+    assert_ne!(kept(&scratch).await, before);
+    scratch.corrupt(include_str!("../../migrations/0013_first_entries.sql")).await;
+    assert_eq!(kept(&scratch).await, before);
+    scratch.verify().await.unwrap();
+}
+
 /// The statement that does the damage, and what the finding must say.
 const DAMAGE: [(&str, &str); 7] = [
     (
