@@ -214,6 +214,7 @@ impl Ledger {
         let known: Vec<_> = (1..=self.head + 1).map(|position| self.book.known(&id(position))).collect();
         let due: Vec<_> = self.book.due(None, DateTime::<Utc>::MAX_UTC).collect();
         let rules: Vec<_> = self.book.rules().collect();
-        format!("{accounts:?} {known:?} {due:?} {rules:?} {:?}", self.book.closed_before())
+        let (weight, closed_before) = (self.book.waiting_weight(), self.book.closed_before());
+        format!("{accounts:?} {known:?} {due:?} {weight} {rules:?} {closed_before:?}")
     }
 }

@@ -13,6 +13,10 @@ use super::event::{Event, Fact, Position};
 use super::name::AccountCode;
 use super::transaction::{Leg, LegRequest, Origin, ReleaseReason, Scheduled};
 
+/// What a hold weighs ([`Known::weight`]): it has two legs, and memory keeps none of its
+/// notes.
+pub const HOLD_WEIGHT: usize = 1;
+
 /// A transaction, as far as commands about it depend on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Known {
@@ -151,6 +155,15 @@ impl Known {
             State::Hold(Hold { state: HoldState::Authorised, expires_at, .. }) => *expires_at,
             State::Scheduled(scheduled) => scheduled.request.effective_at,
             _ => None,
+        }
+    }
+
+    /// What it counts against [`super::book::WAITING_MAX`] while it waits for a moment:
+    /// the same from its first event to its last one.
+    pub fn weight(&self) -> usize {
+        match &self.state {
+            State::Scheduled(scheduled) => scheduled.request.weight(),
+            _ => HOLD_WEIGHT,
         }
     }
 

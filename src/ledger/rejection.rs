@@ -69,7 +69,8 @@ pub enum Refusal {
     NotReversible(Uuid),
     /// What was to be cancelled is not scheduled: it never was, or no longer is.
     NotScheduled(Uuid),
-    /// [`super::book::WAITING_MAX`] transactions wait for a moment of their own.
+    /// What waits for a moment of its own would weigh more than
+    /// [`super::book::WAITING_MAX`] with this.
     TooManyWaiting,
     /// A floor above what is available, or a cap below what is expected.
     LimitsConflict {

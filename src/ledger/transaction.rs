@@ -17,6 +17,13 @@ use super::velocity::Counted;
 /// settlement, few enough that one event stays one small row.
 pub const LEGS_MAX: usize = 256;
 
+/// Bytes of memory that a weight of 1 stands for: some 830 were measured of a scheduled
+/// transaction of two legs without notes, 560 of a hold.
+pub const WEIGHT_BYTES: usize = 800;
+/// Bytes that each further leg of a scheduled transaction is taken for, its names
+/// included: 150 to 230 were measured. A rate has as many texts as that.
+pub const WEIGHT_LEG_BYTES: usize = 200;
+
 /// The side of an account that a leg is written on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -158,6 +165,16 @@ impl TransactionRequest {
 
     pub fn rates(&self) -> &[Rate] {
         self.terms.as_ref().map_or(&[], |terms| &terms.rates)
+    }
+
+    /// What it weighs in memory while it is scheduled. Two legs without notes weigh 1,
+    /// and so does each further [`WEIGHT_BYTES`] of what more there is: notes by their
+    /// bytes, legs and rates at [`WEIGHT_LEG_BYTES`].
+    pub fn weight(&self) -> usize {
+        let notes = [&self.reference, &self.description, &self.metadata];
+        let notes = notes.into_iter().flatten().fold(0_usize, |sum, note| sum.saturating_add(note.len()));
+        let further = self.legs.len().saturating_sub(2).saturating_add(self.rates().len());
+        1 + further.saturating_mul(WEIGHT_LEG_BYTES).saturating_add(notes) / WEIGHT_BYTES
     }
 
     /// The two-leg transaction.
@@ -308,4 +325,40 @@ pub struct RejectedTransaction {
     pub reason: Rejection,
     /// It had been scheduled, at this position, under the same id.
     pub scheduled: Option<Position>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::fixture::{asset, leg, payment};
+
+    #[test]
+    fn two_legs_without_notes_weigh_1_and_the_rest_by_its_bytes() {
+        let weight = |legs: usize, rates: usize, notes: [usize; 3]| {
+            let side = |index| if index % 2 == 0 { Side::Debit } else { Side::Credit };
+            let rate = Rate {
+                from: asset("EUR"),
+                to: asset("USD"),
+                rate: Arc::from("1.1"),
+                remainder: Some(Arc::from("0.5")),
+            };
+            let [reference, description, metadata] =
+                notes.map(|bytes| (bytes > 0).then(|| Arc::<str>::from("x".repeat(bytes))));
+            let request = TransactionRequest {
+                legs: (0..legs).map(|index| leg(side(index), "a", 1, "EUR")).collect(),
+                reference,
+                description,
+                metadata,
+                terms: Some(Box::new(Terms { rates: vec![rate; rates], ..Terms::default() })),
+                ..payment("a", "b", 1)
+            };
+            request.weight()
+        };
+        assert_eq!(payment("a", "b", Amount::MAX.get()).weight(), 1);
+        assert_eq!([2, 5, 6, 9, 10, LEGS_MAX].map(|legs| weight(legs, 0, [0; 3])), [1, 1, 2, 2, 3, 64]);
+        assert_eq!([1, 799, 800, 1_600].map(|bytes| weight(2, 0, [0, 0, bytes])), [1, 1, 2, 3]);
+        // Parts add up before they are rounded.
+        assert_eq!([weight(2, 0, [255, 345, 200]), weight(3, 1, [0, 400, 0]), weight(2, 4, [0; 3])], [2, 2, 2]);
+        assert_eq!(weight(LEGS_MAX, 16, [255, 1_024, 16 * 1_024]), 1 + (270 * 200 + 17_663) / 800);
+    }
 }

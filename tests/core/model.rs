@@ -44,6 +44,19 @@ fn due_at(known: &Known) -> Option<DateTime<Utc>> {
     }
 }
 
+/// What a transaction weighs while it waits: 1, and 1 for each 800 bytes that it has
+/// beside two legs, of which a leg and a rate are 200.
+pub fn weight(known: &Known) -> usize {
+    let State::Scheduled(scheduled) = &known.state else { return 1 };
+    let request = &scheduled.request;
+    let notes: String = [&request.reference, &request.description, &request.metadata]
+        .into_iter()
+        .flatten()
+        .map(|note| &**note)
+        .collect();
+    1 + ((request.legs.len() - 2 + request.rates().len()) * 200 + notes.len()) / 800
+}
+
 impl Model {
     /// Everything that waits for a moment, in the order in which it is settled.
     pub fn waiting(&self) -> Vec<(DateTime<Utc>, Position, Uuid)> {

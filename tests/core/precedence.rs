@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use smallvec::smallvec;
 use steelyard::ledger::book::WAITING_MAX;
 use steelyard::ledger::rule::RULES_MAX;
+use steelyard::ledger::transaction::WEIGHT_BYTES;
 use steelyard::ledger::{
     Account, AccountType, AccountUpdate, Amount, Attributes, Balance, Book, Cancel, Capture, ChangeAccount, Command,
     Direction, Event, Expiry, Fact, Freeze, FreezeScope, Hold, HoldState, Kind, Known, LegRequest, Limits, Moment,
@@ -574,6 +575,38 @@ fn a_transaction_that_would_wait_beyond_the_limit_is_refused() {
     // What does not wait goes on.
     assert_eq!(ask("alice > bob 1 EUR", None, None), "transaction_posted");
     assert_eq!(ask("alice > bob 1 EUR", None, Some(Expiry::Never)), "transaction_authorised");
+}
+
+/// Large ones are fewer: what counts is the weight, up to and with the limit.
+#[test]
+fn what_waits_is_bounded_by_its_weight() {
+    const EACH: usize = 10_000;
+    let text = |weight: usize| Some(Arc::<str>::from("x".repeat((weight - 1) * WEIGHT_BYTES)));
+    let later = |description: &Option<Arc<str>>| TransactionRequest {
+        description: description.clone(),
+        effective_at: Some(time(NOW_S + 60)),
+        ..request(Kind::Payment, legs("alice > bob 1 EUR"))
+    };
+    let mut book = closed_book();
+    let large = Scheduled { request: later(&text(EACH)), account_ids: smallvec![1, 2] };
+    let large = Known { position: 1, changed: 1, state: State::Scheduled(Box::new(large)) };
+    for index in 1..WAITING_MAX / EACH {
+        book.load_known(Uuid::from_u128(index as u128), large.clone());
+    }
+    assert_eq!((book.waiting(), book.waiting_weight()), (99, WAITING_MAX - EACH));
+    let ask = |book: &Book, request| answer_on(book, &Command::Transact(request));
+    assert_eq!(ask(&book, later(&text(EACH))), "transaction_scheduled");
+    assert_eq!(ask(&book, later(&text(EACH + 1))), "too_many_waiting");
+
+    let rest = Scheduled { request: later(&text(EACH - 1)), account_ids: smallvec![1, 2] };
+    let rest = Known { position: 1, changed: 1, state: State::Scheduled(Box::new(rest)) };
+    book.load_known(Uuid::max(), rest);
+    assert_eq!(ask(&book, later(&text(1))), "transaction_scheduled");
+    assert_eq!(ask(&book, later(&text(2))), "too_many_waiting");
+    // Memory keeps no notes of a hold.
+    let terms = Some(Box::new(Terms { hold: Some(Expiry::In(60)), ..Terms::default() }));
+    let hold = TransactionRequest { effective_at: None, terms, ..later(&text(9)) };
+    assert_eq!(ask(&book, hold), "transaction_authorised");
 }
 
 #[test]

@@ -90,6 +90,11 @@ fn scenarios_reach_every_outcome() {
         let scenario = scenario(Past::Any).new_tree(&mut runner).unwrap().current();
         play(&scenario, |step| {
             *seen.entry(outcome(&step.verdict).to_owned()).or_default() += 1;
+            if let Verdict::Record(Fact::TransactionScheduled(scheduled)) = &step.verdict
+                && scheduled.request.weight() > 1
+            {
+                *seen.entry("weighs more than 1".to_owned()).or_default() += 1;
+            }
             for origin in origins(&step.verdict) {
                 *seen.entry(origin.to_owned()).or_default() += 1;
             }
@@ -124,6 +129,7 @@ fn scenarios_reach_every_outcome() {
         "hold_voided",
         "hold_expired",
         "transaction_scheduled",
+        "weighs more than 1",
         "schedule_cancelled",
         "account_updated",
         "account_unfrozen",

@@ -12,7 +12,7 @@ use steelyard::ledger::{
 };
 use uuid::Uuid;
 
-use crate::model::Model;
+use crate::model::{Model, weight};
 use crate::scenario::{LOADED_POSITION, Move, Scenario, asset, time};
 
 /// Assets that every run knows from the start, besides those of its events.
@@ -68,6 +68,8 @@ impl State {
             |(due_at, position, id)| (due_at, position, id, book.known(&id).expect("it waits in memory").clone());
         let waiting: Vec<_> = book.due(None, DateTime::<Utc>::MAX_UTC).map(known).collect();
         assert_eq!(waiting.len(), book.waiting(), "the book counts what waits");
+        let weight: usize = waiting.iter().map(|(.., known)| weight(known)).sum();
+        assert_eq!(weight, book.waiting_weight(), "and weighs it");
         assert_eq!(waiting.first().map(|first| (first.0, first.1, first.2)), book.next_due());
         let rules: BTreeMap<_, _> =
             book.rules().map(|(rule, position)| (rule.key(), (rule.clone(), position))).collect();

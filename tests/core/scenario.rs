@@ -200,7 +200,8 @@ fn when(special: Vec<i64>) -> impl Strategy<Value = When> {
 }
 
 fn note() -> impl Strategy<Value = Option<Arc<str>>> + Clone {
-    prop::sample::select(vec![None, Some(Arc::<str>::from("inv-1")), Some(Arc::from("\"ü\"\n"))])
+    let long = "long ".repeat(200);
+    prop::sample::select(vec![None, Some(Arc::<str>::from("inv-1")), Some(Arc::from("\"ü\"\n")), Some(Arc::from(long))])
 }
 
 fn pick(target: Target) -> impl Strategy<Value = Pick> {

@@ -20,7 +20,7 @@ use steelyard::ledger::{
 use uuid::Uuid;
 
 use crate::exact::{Exact, highest, lowest};
-use crate::model::{CountedLeg, Model};
+use crate::model::{CountedLeg, Model, weight};
 
 /// How far ahead a hold may expire and a transaction may be scheduled.
 const AHEAD_MAX: TimeDelta = TimeDelta::days(1830);
@@ -294,12 +294,17 @@ impl Model {
         // 7. overloaded
         let is_scheduled = request.effective_at.is_some_and(|moment| moment > at.recorded_at);
         let expires = request.hold().is_some_and(|expiry| expiry != Expiry::Never);
-        if (is_scheduled || expires) && self.waiting().len() >= WAITING_MAX {
-            return refuse(Refusal::TooManyWaiting);
+        let scheduled = Scheduled { request: request.clone(), account_ids: self.account_ids(legs) };
+        if is_scheduled || expires {
+            let waiting: usize = self.waiting().iter().map(|(.., id)| weight(&self.transactions[id])).sum();
+            let state = State::Scheduled(Box::new(scheduled.clone()));
+            let more = if expires { 1 } else { weight(&Known { position: 0, changed: 0, state }) };
+            if waiting + more > WAITING_MAX {
+                return refuse(Refusal::TooManyWaiting);
+            }
         }
         if is_scheduled {
-            let account_ids = self.account_ids(legs);
-            return Verdict::Record(Fact::TransactionScheduled(Scheduled { request: request.clone(), account_ids }));
+            return Verdict::Record(Fact::TransactionScheduled(scheduled));
         }
 
         let reject = |reason| Verdict::Record(self.rejected(request.clone(), reason, None));

@@ -436,6 +436,37 @@ async fn a_busy_account_waits_for_what_is_due_on_it_and_others_do_not() {
     bench.worker.stop().await;
 }
 
+/// The last that is due is settled by a large request that came later, and nothing is
+/// left that anybody would wake up for. Who waited does not wait any longer for that.
+#[tokio::test]
+async fn who_waits_behind_the_last_that_is_due_goes_on_when_another_request_has_settled_it() {
+    let bench = Bench::start().await;
+    bench.fund("a", 2_500).await;
+    bench.submit(open("c", Some(Amount::ZERO))).await;
+    let holds = Work::Each((0..2_500).map(|n| hold("a", "b", 1, after(60), &format!("h{n}"))).collect());
+    bench.ledger.handle.submit(holds, Instant::now() + PATIENCE).await.unwrap();
+    let large = Work::Each((0..2_000).map(|n| payment("bank", "b", 1, &format!("l{n}"))).collect());
+    // Both are in the queue when the sequencer looks. It settles a slice, and the 1,500
+    // that are left are too many for the one and not for the other.
+    bench.at(60);
+    let waited = bench.submit(payment("a", "c", 2_500, "waits"));
+    let others = async {
+        let large = bench.ledger.handle.submit(large, Instant::now() + PATIENCE).await.unwrap();
+        (large, bench.submit(payment("bank", "c", 1, "later")).await)
+    };
+    let both = async { tokio::join!(waited, others) };
+    let (waited, (large, later)) = tokio::time::timeout(PATIENCE, both).await.expect("all are answered");
+    assert_eq!(recorded(&waited).fact.type_name(), "transaction_posted");
+    let log = bench.log().await;
+    let expired: Vec<u64> =
+        log.iter().filter(|event| event.fact.type_name() == "hold_expired").map(|event| event.position).collect();
+    let first_of_large = recorded(&Answer { outcomes: large.outcomes[..1].into(), ..large.clone() }).position;
+    assert_eq!((expired.len(), expired[2_499] + 1), (2_500, first_of_large), "the large one has settled the last");
+    assert!(recorded(&waited).position > large.position, "it has not been decided before");
+    assert!(recorded(&waited).position < recorded(&later).position, "it has waited for nothing else");
+    bench.worker.stop().await;
+}
+
 /// A request does not wait longer than it says.
 #[tokio::test]
 async fn who_waits_for_what_is_due_keeps_the_deadline() {

@@ -10,6 +10,7 @@ mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
 mod traps;
+mod velocity;
 
 use std::sync::Arc;
 use std::time::Duration;

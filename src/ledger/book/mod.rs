@@ -29,8 +29,10 @@ const EVICTION_LOOKS: usize = 16;
 /// Looks that are always worth their time: some microseconds.
 const EVICTION_LOOKS_MIN: usize = 4_096;
 
-/// Transactions that may wait for a moment of their own: holds that expire and
-/// scheduled ones. All are in memory, at some 400 bytes each.
+/// Weight of all transactions that may wait for a moment of their own: so many holds
+/// that expire and scheduled ones of two legs, and fewer that are larger
+/// ([`Known::weight`]). All are in memory, at 560 to 830 bytes for each 1, and at twice
+/// that if the notes of every one are a byte short of weighing more.
 pub const WAITING_MAX: usize = 1_000_000;
 
 /// The assets and rules of a ledger, and those of its accounts and transactions
@@ -143,9 +145,15 @@ impl Book {
         self.transactions.len()
     }
 
-    /// Transactions that wait for a moment of their own: at most [`WAITING_MAX`].
+    /// Transactions that wait for a moment of their own.
     pub fn waiting(&self) -> usize {
         self.transactions.waiting()
+    }
+
+    /// What they weigh together. No decision brings it above [`WAITING_MAX`]; a log
+    /// from when another rule weighed them may.
+    pub fn waiting_weight(&self) -> usize {
+        self.transactions.waiting_weight()
     }
 
     /// What is due up to and with `until`, in the order in which it is to be settled:

@@ -22,6 +22,8 @@ const STALE_MIN: usize = 1_024;
 pub(super) struct Transactions {
     by_id: HashMap<Uuid, Known>,
     due: BTreeSet<Due>,
+    /// Of all that are in `due`.
+    weight: usize,
     /// Those that wait for nothing, with the event that changed them last, in the
     /// order in which they came to be so. A note whose transaction has changed since
     /// is out of date; there is a newer one then.
@@ -41,6 +43,10 @@ impl Transactions {
         self.due.len()
     }
 
+    pub fn waiting_weight(&self) -> usize {
+        self.weight
+    }
+
     pub fn next_due(&self) -> Option<Due> {
         self.due.first().copied()
     }
@@ -53,7 +59,7 @@ impl Transactions {
     /// Takes in a transaction unless there is a copy.
     pub fn load(&mut self, id: Uuid, known: Known) {
         if let Entry::Vacant(vacant) = self.by_id.entry(id) {
-            let (due, changed) = (due(&known, id), known.changed);
+            let (due, changed) = (waits(&known, id), known.changed);
             vacant.insert(known);
             self.note(id, due, changed);
         }
@@ -62,14 +68,14 @@ impl Transactions {
     /// Sets what is known of a transaction or, with `None`, forgets it; gives back
     /// what there was.
     pub fn put(&mut self, id: Uuid, known: Option<Known>) -> Option<Known> {
-        let next = known.as_ref().map(|known| (due(known, id), known.changed));
+        let next = known.as_ref().map(|known| (waits(known, id), known.changed));
         let before = match known {
             Some(known) => self.by_id.insert(id, known),
             None => self.by_id.remove(&id),
         };
-        let due_before = before.as_ref().and_then(|before| due(before, id));
-        if let Some(due_before) = due_before {
-            self.due.remove(&due_before);
+        if let Some((due, weight)) = before.as_ref().and_then(|before| waits(before, id)) {
+            self.due.remove(&due);
+            self.weight -= weight;
         }
         if let Some((due, changed)) = next {
             self.note(id, due, changed);
@@ -99,10 +105,11 @@ impl Transactions {
         self.by_id.len() - self.due.len()
     }
 
-    fn note(&mut self, id: Uuid, due: Option<Due>, changed: Position) {
-        match due {
-            Some(due) => {
+    fn note(&mut self, id: Uuid, waits: Option<(Due, usize)>, changed: Position) {
+        match waits {
+            Some((due, weight)) => {
                 self.due.insert(due);
+                self.weight += weight;
             }
             None => {
                 self.idle.push_back((id, changed));
@@ -129,15 +136,19 @@ impl Transactions {
     }
 }
 
-fn due(known: &Known, id: Uuid) -> Option<Due> {
-    Some((known.due_at()?, known.position, id))
+/// When a transaction is due, and what it weighs until then; `None` when it waits for
+/// nothing.
+fn waits(known: &Known, id: Uuid) -> Option<(Due, usize)> {
+    Some(((known.due_at()?, known.position, id), known.weight()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::fixture::{Ledger, capture, hold, id, pay, reverse};
-    use crate::ledger::{Expiry, Part, State};
+    use std::sync::Arc;
+
+    use crate::ledger::fixture::{Ledger, capture, hold, id, moment, pay, payment, reverse, transaction, void};
+    use crate::ledger::{Cancel, Command, Expiry, Part, State, TransactionRequest};
 
     #[test]
     fn only_what_waits_for_nothing_and_is_in_the_log_is_forgotten() {
@@ -197,5 +208,65 @@ mod tests {
         ledger.book.evict_known(0, ledger.head);
         assert!(ledger.book.known(&held).is_none() && ledger.book.known(&other).is_none());
         assert_eq!(ledger.book.known(&id(1)), None);
+    }
+
+    /// Whatever ends the waiting; [`Ledger`] takes each step back once and does it again.
+    #[test]
+    fn what_waits_no_longer_weighs_nothing() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let noted = |request: TransactionRequest, bytes: usize, seconds: i64| {
+            let (metadata, effective_at) = (Some(Arc::from("x".repeat(bytes))), Some(moment(seconds)));
+            Command::Transact(TransactionRequest { metadata, effective_at, ..request })
+        };
+        let weighs = |ledger: &Ledger, expected: usize| assert_eq!(ledger.book.waiting_weight(), expected);
+        weighs(&ledger, 0);
+        let part = ledger.begin(&hold("alice", "bob", 9, Expiry::In(60)));
+        let voided = ledger.begin(&hold("alice", "bob", 9, Expiry::In(60)));
+        ledger.begin(&hold("alice", "bob", 9, Expiry::In(60)));
+        let never = ledger.begin(&hold("alice", "bob", 9, Expiry::Never));
+        weighs(&ledger, 3);
+        let posted = ledger.begin(&noted(payment("alice", "bob", 9), 1_600, 60));
+        let rejected = ledger.begin(&noted(payment("alice", "bob", 5_000), 800, 60));
+        let cancelled = ledger.begin(&noted(payment("alice", "bob", 9), 8_000, 60));
+        let six_legs = transaction(&["debit alice 1 EUR, credit bob 1 EUR"; 3].join(", "));
+        let of_six_legs = ledger.begin(&noted(six_legs, 1, 60));
+        weighs(&ledger, 3 + 3 + 2 + 11 + 2);
+
+        // What stays of a hold weighs what it did.
+        ledger.record(&capture(part, Some(1), false));
+        ledger.record(&capture(never, Some(1), false));
+        weighs(&ledger, 21);
+        ledger.record(&capture(part, None, false));
+        weighs(&ledger, 20);
+        ledger.record(&void(voided));
+        weighs(&ledger, 19);
+        ledger.record(&Command::Cancel(Cancel { transaction: cancelled }));
+        weighs(&ledger, 8);
+        ledger.book.evict_known(0, ledger.head);
+        weighs(&ledger, 8);
+
+        let start = ledger.book.mark();
+        ledger.at(60);
+        for (id, after) in [(posted, 5), (rejected, 3), (of_six_legs, 1)] {
+            ledger.record(&Command::Settle(id));
+            weighs(&ledger, after);
+        }
+        let (_, _, last) = ledger.book.next_due().unwrap();
+        ledger.record(&Command::Settle(last));
+        weighs(&ledger, 0);
+        assert_eq!(ledger.book.waiting(), 0);
+        ledger.book.roll_back(start);
+        weighs(&ledger, 8);
+    }
+
+    #[test]
+    fn a_copy_that_is_not_taken_in_adds_no_weight() {
+        let mut ledger = Ledger::with(&["alice", "bob"]);
+        let held = ledger.begin(&hold("alice", "bob", 9, Expiry::In(60)));
+        let copy = ledger.book.known(&held).unwrap().clone();
+        ledger.book.load_known(held, copy.clone());
+        assert_eq!(ledger.book.waiting_weight(), 1);
+        ledger.book.load_known(id(99), copy);
+        assert_eq!(ledger.book.waiting_weight(), 2);
     }
 }

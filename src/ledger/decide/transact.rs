@@ -11,6 +11,7 @@ use crate::ledger::amount::Amount;
 use crate::ledger::book::{Book, Exceeded, WAITING_MAX};
 use crate::ledger::event::{Fact, Moment, Position};
 use crate::ledger::exchange;
+use crate::ledger::known::HOLD_WEIGHT;
 use crate::ledger::rejection::{Refusal, Rejection};
 use crate::ledger::transaction::{
     Authorisation, Expiry, Kind, LEGS_MAX, Leg, LegRequest, More, Origin, RejectedTransaction, Scheduled, Side, Terms,
@@ -76,13 +77,13 @@ pub(super) fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -
         Course::Now => {}
         Course::Earlier(effective_at) => check_period(book, &request.legs, effective_at).map_err(rejected)?,
         Course::Later => {
-            check_waiting(book)?;
+            check_waiting(book, request.weight())?;
             let (request, account_ids) = (request.clone(), ids(&accounts));
             return Ok(Fact::TransactionScheduled(Scheduled { request, account_ids }));
         }
         Course::Hold(expires_at) => {
             if expires_at.is_some() {
-                check_waiting(book)?;
+                check_waiting(book, HOLD_WEIGHT)?;
             }
             let (after, usage) = pass(book, &request.legs, &accounts, Movement::Reserving, at).map_err(rejected)?;
             let transaction = transaction(request, &request.legs, &accounts, after, more(None, request, usage));
@@ -146,8 +147,9 @@ fn expires_at(expiry: Expiry, at: &Moment) -> Result<Option<DateTime<Utc>>, Refu
     }
 }
 
-fn check_waiting(book: &Book) -> Result<(), Refusal> {
-    if book.waiting() < WAITING_MAX { Ok(()) } else { Err(Refusal::TooManyWaiting) }
+fn check_waiting(book: &Book, weight: usize) -> Result<(), Refusal> {
+    let fits = book.waiting_weight().saturating_add(weight) <= WAITING_MAX;
+    if fits { Ok(()) } else { Err(Refusal::TooManyWaiting) }
 }
 
 /// The business rules that every movement keeps, in their order; gives the balance
