@@ -79,7 +79,7 @@ async fn an_exchange_is_checked_against_its_rate() {
     let rate = json!({"from": "EUR", "to": "USD", "rate": "1.0845"});
     let answer = post(&client, "k", &exchange(200, 217, &rate)).await;
     // 2.00 EUR are 2.169 USD: what rounding made of it has to be named.
-    let problem = answer.is_problem(422, "validation_failed");
+    let problem = answer.is_problem(422, "validation_failed").at("/rates/0");
     assert!(problem.body["detail"].as_str().unwrap().contains("-0.1"), "{}", problem.text);
     let mut named = rate.clone();
     named["remainder"] = json!("-0.10");
@@ -96,7 +96,10 @@ async fn an_exchange_is_checked_against_its_rate() {
     let posted = post(&client, "exact", &exchange(200, 300, &exact)).await.is(201);
     assert_eq!(posted.body["rates"][0]["remainder"], "0");
     let elsewhere = json!({"from": "EUR", "to": "CHF", "rate": "1.5"});
-    post(&client, "no", &exchange(200, 300, &elsewhere)).await.is_problem(422, "validation_failed");
+    post(&client, "no", &exchange(200, 300, &elsewhere)).await.is_problem(422, "validation_failed").at("/rates/0/to");
+    let mut second = exchange(200, 300, &exact);
+    second["rates"] = json!([exact, {"from": "USD", "to": "EUR", "rate": "0.5"}]);
+    post(&client, "no", &second).await.is_problem(422, "validation_failed").at("/rates/1");
     let story = client.get("/transactions?idempotency_key=exact").await.is(200);
     assert_eq!(story.data()[0]["rates"], posted.body["rates"]);
 }
@@ -117,9 +120,9 @@ async fn what_cannot_be_is_told_at_its_leg() {
             "/legs/0/asset",
         ),
         (two(debit(), leg("alice", "credit", 5, "EUR")), 422, "same_account", "/legs"),
-        (two(debit(), leg("bob", "credit", 4, "EUR")), 422, "validation_failed", ""),
-        (two(debit(), leg("bob", "debit", 5, "EUR")), 422, "validation_failed", ""),
-        (two(debit(), leg("dollars", "credit", 5, "USD")), 422, "validation_failed", ""),
+        (two(debit(), leg("bob", "credit", 4, "EUR")), 422, "validation_failed", "/legs"),
+        (two(debit(), leg("bob", "debit", 5, "EUR")), 422, "validation_failed", "/legs"),
+        (two(debit(), leg("dollars", "credit", 5, "USD")), 422, "validation_failed", "/legs"),
         (two(debit(), leg("bob", "right", 5, "EUR")), 422, "validation_failed", "/legs/1/side"),
         (two(debit(), leg("bob", "credit", 0, "EUR")), 422, "validation_failed", "/legs/1/amount"),
         (two(debit(), leg("a b", "credit", 5, "EUR")), 422, "validation_failed", "/legs/1/account"),
@@ -201,6 +204,14 @@ async fn a_batch_of_transactions_is_as_one_of_payments() {
     let again = client.post_with_key("/transactions/batch", "b", atomic(split())).await.is(201);
     assert_eq!((again.is_replay(), again.text), (true, all.text));
     assert_eq!(client.posted("bob").await, "285");
+    let mut lopsided = split();
+    lopsided["legs"][1]["amount"] = json!(94);
+    let refused = client.post_with_key("/transactions/batch", "c", atomic(lopsided.clone())).await;
+    refused.is_problem(422, "validation_failed").at("/transactions/1/legs");
+    let each = json!({"transactions": [keyed("4", split()), keyed("5", lopsided)]});
+    let refused = client.post("/transactions/batch", &each).await.is(200).body["results"][1]["problem"].clone();
+    assert_eq!(refused["errors"][0]["pointer"], "/transactions/1/legs");
+    assert_eq!(refused["detail"], "/transactions/1/legs: debits and credits are equal for every asset");
     let other = json!({"atomic": true, "payments": [payment("alice", "bob", 1)]});
     client.post_with_key("/payments/batch", "b", other).await.is_problem(422, "idempotency_key_reused");
 
