@@ -16,6 +16,7 @@ pub mod database;
 pub mod export;
 pub mod import;
 pub mod keys;
+mod legs;
 pub mod migrate;
 pub mod output;
 pub mod pay;
@@ -100,7 +101,7 @@ pub enum Command {
     Reverse(transaction::ReverseArgs),
     /// Withdraw a scheduled transaction.
     Cancel(transaction::CancelArgs),
-    /// Show a transaction, and what became of it.
+    /// Post a transaction of two or more legs; show one, and what became of it.
     Transaction(transaction::TransactionArgs),
     /// Close the books up to a time, and show what is closed.
     Period(rules::PeriodArgs),

@@ -91,7 +91,7 @@ const AMOUNT_DIGITS_MAX: usize = 38;
 const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 
 pub async fn run(args: PayArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    check_amount(&args.amount, &args.asset)?;
+    check_amount("--amount", &args.amount, &args.asset)?;
     let holds = args.capture == CaptureMode::Manual;
     if !holds && (args.expires_in.is_some() || args.expires_at.is_some()) {
         bail!("only what is reserved expires: add --capture manual");
@@ -124,16 +124,16 @@ pub async fn run(args: PayArgs, output: &Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses what the ledger would refuse, with the number that was probably meant.
-fn check_amount(amount: &str, asset: &str) -> anyhow::Result<()> {
+/// Refuses what the ledger would refuse, with the number that was probably meant; `what` names the amount.
+pub(super) fn check_amount(what: &str, amount: &str, asset: &str) -> anyhow::Result<()> {
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_digits(amount) {
         let significant = amount.trim_start_matches('0');
         if significant.is_empty() {
-            bail!("--amount must be more than zero");
+            bail!("{what} must be more than zero");
         }
         if significant.len() > AMOUNT_DIGITS_MAX {
-            bail!("--amount has more than {AMOUNT_DIGITS_MAX} digits");
+            bail!("{what} has more than {AMOUNT_DIGITS_MAX} digits");
         }
         return Ok(());
     }
@@ -146,10 +146,8 @@ fn check_amount(amount: &str, asset: &str) -> anyhow::Result<()> {
         },
     );
     match meant {
-        Some(meant) => bail!(
-            "--amount is a whole number in the asset's smallest unit: {amount} {asset} is written --amount {meant}"
-        ),
-        None => bail!("--amount is a whole number in the asset's smallest unit, such as 1250 for 12.50 EUR"),
+        Some(meant) => bail!("{what} is a whole number in the asset's smallest unit: {amount} {asset} is {meant}"),
+        None => bail!("{what} is a whole number in the asset's smallest unit, such as 1250 for 12.50 EUR"),
     }
 }
 
@@ -173,12 +171,12 @@ mod tests {
 
     #[test]
     fn amounts_are_whole_numbers_and_the_error_names_the_one_that_was_meant() {
-        assert!(check_amount("1250", "EUR").is_ok());
-        let message = |amount: &str, asset: &str| check_amount(amount, asset).unwrap_err().to_string();
-        assert!(message("12.50", "EUR").ends_with("12.50 EUR is written --amount 1250"));
-        assert!(message("12.5", "EUR").ends_with("--amount 1250"));
-        assert!(message("0.05", "EUR").ends_with("--amount 5"));
-        assert!(message("1.250", "KWD").ends_with("--amount 1250"));
+        assert!(check_amount("--amount", "1250", "EUR").is_ok());
+        let message = |amount: &str, asset: &str| check_amount("--amount", amount, asset).unwrap_err().to_string();
+        assert!(message("12.50", "EUR").ends_with("12.50 EUR is 1250"));
+        assert!(message("12.5", "EUR").ends_with("is 1250"));
+        assert!(message("0.05", "EUR").ends_with("is 5"));
+        assert!(message("1.250", "KWD").ends_with("is 1250"));
         // More decimals than the asset has, or an asset whose scale only the server knows: no guess.
         for (amount, asset) in [("12.505", "EUR"), ("12.50", "BTC"), ("-5", "EUR"), ("1e3", "EUR"), ("", "EUR")] {
             assert!(message(amount, asset).ends_with("such as 1250 for 12.50 EUR"), "{amount} {asset}");

@@ -1,4 +1,5 @@
-//! `steelyard capture`, `void`, `reverse`, `cancel` and `transaction show`: what becomes of a transaction later.
+//! `steelyard transaction post`, and what becomes of a transaction later: `capture`, `void`, `reverse`, `cancel` and
+//! `transaction show`.
 
 use std::process::ExitCode;
 
@@ -8,8 +9,9 @@ use comfy_table::Table;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::account::parse_metadata;
+use super::account::{parse_metadata, parse_time};
 use super::client::{ApiArgs, Client};
+use super::legs::LegsArgs;
 use super::output::{self, Column, Output, printable};
 use super::pay::{new_idempotency_key, parse_idempotency_key};
 
@@ -121,7 +123,37 @@ pub struct TransactionArgs {
 
 #[derive(Debug, Subcommand)]
 enum TransactionCommand {
+    Post(Box<PostArgs>),
     Show(ShowArgs),
+}
+
+const POST_EXAMPLES: &str = "\
+Examples:
+  steelyard transaction post --debit wallet:alice 1000 EUR \\
+      --credit shop 970 EUR --credit fees 30 EUR --reference \"order 8\"
+  steelyard transaction post --debit wallet:alice 200 EUR --credit fx:eur 200 EUR \\
+      --debit fx:usd 217 USD --credit alice:usd 217 USD --rate EUR USD 1.0845 -0.1
+
+One whose outcome is in doubt is safe to repeat with the key that was printed, as --idempotency-key.";
+
+/// Post a transaction of two or more legs, whose debits equal their credits for each asset: all of them, or none.
+///
+/// It is tried again with the same idempotency key while the service is unavailable, so it is posted at most once.
+#[derive(Debug, Args)]
+#[command(after_help = POST_EXAMPLES)]
+struct PostArgs {
+    #[command(flatten)]
+    legs: LegsArgs,
+
+    /// When it counts for the books: RFC 3339, or a date for its beginning in UTC. In the future it is scheduled for then.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    effective_at: Option<String>,
+
+    #[command(flatten)]
+    notes: NotesArgs,
+
+    #[command(flatten)]
+    submit: SubmitArgs,
 }
 
 /// Show one transaction with its legs, and what became of it.
@@ -153,7 +185,19 @@ pub async fn cancel(args: CancelArgs, output: &Output) -> anyhow::Result<ExitCod
 }
 
 pub async fn run(args: TransactionArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let TransactionCommand::Show(args) = args.command;
+    match args.command {
+        TransactionCommand::Post(args) => post(*args, output).await,
+        TransactionCommand::Show(args) => show(args, output).await,
+    }
+}
+
+async fn post(args: PostArgs, output: &Output) -> anyhow::Result<ExitCode> {
+    let PostArgs { legs, effective_at, notes, submit: to } = args;
+    let own = [("legs", legs.legs()?), ("rates", legs.rates()), ("effective_at", json!(effective_at))];
+    submit(&["transactions"], with_notes(own, notes), to, output).await
+}
+
+async fn show(args: ShowArgs, output: &Output) -> anyhow::Result<ExitCode> {
     let transaction = Client::new(&args.api)?.get(&["transactions", &args.id.to_string()], &[]).await?;
     print(&transaction, output)?;
     Ok(ExitCode::SUCCESS)
@@ -194,7 +238,9 @@ pub(super) fn print(transaction: &Value, output: &Output) -> anyhow::Result<()> 
         return output.print_json(transaction);
     }
     output.print_table(&facts(transaction)?)?;
-    for table in [legs(transaction), balances(transaction), links(transaction)].into_iter().flatten() {
+    for table in
+        [legs(transaction), rates(transaction), balances(transaction), links(transaction)].into_iter().flatten()
+    {
         output.print_line("")?;
         output.print_table(&table)?;
     }
@@ -268,6 +314,17 @@ fn legs(transaction: &Value) -> Option<Table> {
         table.add_row(
             ["account", "side", "amount", "asset", "balance_after"].map(|name| shown(&leg[name]).unwrap_or_default()),
         );
+    }
+    Some(table)
+}
+
+/// The exchange rates that it states.
+fn rates(transaction: &Value) -> Option<Table> {
+    let rates = transaction["rates"].as_array().filter(|rates| !rates.is_empty())?;
+    let mut table =
+        output::table(&[Column::Text("FROM"), Column::Text("TO"), Column::Number("RATE"), Column::Number("REMAINDER")]);
+    for rate in rates {
+        table.add_row(["from", "to", "rate", "remainder"].map(|name| shown(&rate[name]).unwrap_or_default()));
     }
     Some(table)
 }
@@ -379,6 +436,9 @@ mod tests {
         });
         assert_eq!(lines(legs(&transaction).unwrap())[1], "a        debit       5  EUR");
         assert_eq!(lines(links(&transaction).unwrap())[1], "capture  0194              5         9  r");
+        assert!(rates(&transaction).is_none());
+        let exchange = json!({"rates": [{"from": "EUR", "to": "USD", "rate": "1.0845", "remainder": "-0.1"}]});
+        assert_eq!(lines(rates(&exchange).unwrap())[1], "EUR   USD  1.0845       -0.1");
         assert!(balances(&transaction).is_none());
     }
 }

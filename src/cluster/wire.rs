@@ -17,16 +17,16 @@ use uuid::Uuid;
 
 use crate::ledger::{
     Account, AccountCode, AccountUpdate, Amount, AssetCode, Attributes, Authorisation, Balance, Cancel, Capture,
-    ChangeAccount, Command, Counted, Event, Expiry, Fact, Freeze, FreezeScope, HoldRef, Kind, Leg, LegRequest, Limits,
-    More, Notes, OpenAccount, Origin, Part, Position, Rate, Refusal, Reverse, RuleKey, Side, Terms, Transaction,
-    TransactionRequest, Usage, Void,
+    ChangeAccount, Command, Counted, Event, Expiry, Fact, Field, Freeze, FreezeScope, HoldRef, Kind, Leg, LegRequest,
+    Limits, More, Notes, OpenAccount, Origin, Part, Place, Position, Rate, Refusal, Reverse, RuleKey, Side, Terms,
+    Transaction, TransactionRequest, Usage, Void,
 };
 use crate::sequencer::{Answer, Batch, Item, Key, Outcome, Unavailable, Work};
 use crate::shard::ShardSet;
 use crate::store::payload;
 
 /// Rises with every change of what is below.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 /// Why a frame cannot be read: a defect, or somebody who is no worker of this release.
 #[derive(Debug, thiserror::Error)]
@@ -398,7 +398,7 @@ struct AccountForm<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
 enum RefusalForm<'a> {
-    Invalid(&'a str),
+    Invalid { place: PlaceForm<'a>, rule: &'a str },
     SameAccount(&'a str),
     AccountNotFound(Vec<(usize, &'a str)>),
     AssetNotFound(&'a str),
@@ -415,6 +415,15 @@ enum RefusalForm<'a> {
     RuleNotFound(RuleKeyForm<'a>),
     TooManyRules,
     PeriodAlreadyClosed { before_us: i64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound(deserialize = "'de: 'a"))]
+enum PlaceForm<'a> {
+    Whole,
+    Field(&'a str),
+    Leg(usize, &'a str),
+    Rate(usize, Option<&'a str>),
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -1028,7 +1037,7 @@ fn account(form: AccountForm<'_>) -> Result<Account, Malformed> {
 
 fn refusal_form(refusal: &Refusal) -> RefusalForm<'_> {
     match refusal {
-        Refusal::Invalid(rule) => RefusalForm::Invalid(rule),
+        Refusal::Invalid { place, rule } => RefusalForm::Invalid { place: place_form(*place), rule },
         Refusal::SameAccount(code) => RefusalForm::SameAccount(code.as_str()),
         Refusal::AccountNotFound(missing) => {
             RefusalForm::AccountNotFound(missing.iter().map(|(leg, code)| (*leg, code.as_str())).collect())
@@ -1063,7 +1072,9 @@ fn refusal_form(refusal: &Refusal) -> RefusalForm<'_> {
 
 fn refusal(form: RefusalForm<'_>) -> Result<Refusal, Malformed> {
     Ok(match form {
-        RefusalForm::Invalid(rule) => Refusal::Invalid(rule.to_owned().into()),
+        RefusalForm::Invalid { place: at, rule } => {
+            Refusal::Invalid { place: place(at)?, rule: rule.to_owned().into() }
+        }
         RefusalForm::SameAccount(code) => Refusal::SameAccount(account_code(code)?),
         RefusalForm::AccountNotFound(missing) => {
             let missing = missing.into_iter().map(|(leg, code)| Ok((leg, account_code(code)?)));
@@ -1097,6 +1108,29 @@ fn refusal(form: RefusalForm<'_>) -> Result<Refusal, Malformed> {
         RefusalForm::TooManyRules => Refusal::TooManyRules,
         RefusalForm::PeriodAlreadyClosed { before_us } => Refusal::PeriodAlreadyClosed(time(before_us)?),
     })
+}
+
+const fn place_form(place: Place) -> PlaceForm<'static> {
+    match place {
+        Place::Whole => PlaceForm::Whole,
+        Place::Field(field) => PlaceForm::Field(field.as_str()),
+        Place::Leg(leg, field) => PlaceForm::Leg(leg, field.as_str()),
+        Place::Rate(rate, None) => PlaceForm::Rate(rate, None),
+        Place::Rate(rate, Some(field)) => PlaceForm::Rate(rate, Some(field.as_str())),
+    }
+}
+
+fn place(form: PlaceForm<'_>) -> Result<Place, Malformed> {
+    Ok(match form {
+        PlaceForm::Whole => Place::Whole,
+        PlaceForm::Field(text) => Place::Field(field(text)?),
+        PlaceForm::Leg(leg, text) => Place::Leg(leg, field(text)?),
+        PlaceForm::Rate(rate, text) => Place::Rate(rate, text.map(field).transpose()?),
+    })
+}
+
+fn field(text: &str) -> Result<Field, Malformed> {
+    Field::parse(text).ok_or(Malformed("field"))
 }
 
 /// The core's own text for one that came over the wire.
@@ -1398,8 +1432,7 @@ mod tests {
 
     fn refusals() -> Vec<Refusal> {
         let account = code("a");
-        let all = vec![
-            Refusal::Invalid("é".into()),
+        let mut all = vec![
             Refusal::SameAccount(account.clone()),
             Refusal::AccountNotFound([(0, account.clone()), (255, code("b"))].into_iter().collect()),
             Refusal::AssetNotFound(asset_code("X").unwrap()),
@@ -1425,9 +1458,13 @@ mod tests {
             Refusal::TooManyRules,
             Refusal::PeriodAlreadyClosed(at(-1)),
         ];
+        let places =
+            [Place::Whole, Place::Leg(255, Field::Asset), Place::Rate(0, None), Place::Rate(15, Some(Field::To))];
+        let places = places.into_iter().chain(Field::ALL.map(Place::Field));
+        all.extend(places.map(|place| Refusal::Invalid { place, rule: "é".into() }));
         // As above.
         let number = |refusal: &Refusal| match refusal {
-            Refusal::Invalid(_) => 0,
+            Refusal::Invalid { .. } => 0,
             Refusal::SameAccount(_) => 1,
             Refusal::AccountNotFound(_) => 2,
             Refusal::AssetNotFound(_) => 3,

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::wire::Timestamp;
 use crate::ledger::rule::RULES_MAX;
-use crate::ledger::{AccountCode, HoldState, Position, Refusal, Rejection, RuleKey};
+use crate::ledger::{AccountCode, HoldState, Place, Position, Refusal, Rejection, RuleKey};
 use crate::sequencer::Unavailable;
 use crate::store;
 
@@ -201,6 +201,18 @@ impl Shape {
             Self::Path => None,
         }
     }
+
+    /// The pointer to a place in what is at the pointer `base`.
+    fn place(self, base: &str, place: Place) -> String {
+        match place {
+            Place::Whole => base.to_owned(),
+            Place::Leg(leg, field) if self == Self::Legs => format!("{base}/legs/{leg}/{}", field.as_str()),
+            // The legs of the others are written as fields of the whole.
+            Place::Field(field) | Place::Leg(_, field) => format!("{base}/{}", field.as_str()),
+            Place::Rate(rate, None) => format!("{base}/rates/{rate}"),
+            Place::Rate(rate, Some(field)) => format!("{base}/rates/{rate}/{}", field.as_str()),
+        }
+    }
 }
 
 impl Problem {
@@ -274,7 +286,7 @@ impl Problem {
 
     fn refusal(refusal: &Refusal, shape: Shape, base: &str) -> Self {
         match refusal {
-            Refusal::Invalid(rule) => Self::invalid(base, rule.as_ref()),
+            Refusal::Invalid { place, rule } => Self::invalid(shape.place(base, *place), rule.as_ref()),
             Refusal::SameAccount(code) => match shape {
                 Shape::Legs => {
                     Self::new(Code::SameAccount, format!("all legs are of {code}")).at(format!("{base}/legs"))

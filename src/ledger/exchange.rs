@@ -1,12 +1,13 @@
 //! Exchange rates that a transaction states, checked against its legs.
 
+use std::borrow::Cow;
 use std::str::FromStr;
 
 use bigdecimal::{BigDecimal, One, Signed, Zero};
 
 use super::book::Book;
 use super::name::AssetCode;
-use super::rejection::Refusal;
+use super::rejection::{Field, Place, Refusal};
 use super::transaction::{Kind, LegRequest, Rate, Side, TransactionRequest};
 
 /// Rates one transaction may state: each is shown wherever the transaction is.
@@ -25,32 +26,35 @@ pub(super) fn check(book: &Book, request: &TransactionRequest) -> Result<(), Ref
         return Ok(());
     }
     if request.kind != Kind::Transaction {
-        return Err(Refusal::Invalid("only a transaction of legs states rates".into()));
+        return Err(invalid(Place::Field(Field::Rates), "only a transaction of legs states rates"));
     }
     if rates.len() > RATES_MAX {
-        return Err(Refusal::Invalid("a transaction states at most 16 rates".into()));
+        return Err(invalid(Place::Field(Field::Rates), "a transaction states at most 16 rates"));
     }
-    rates.iter().try_for_each(|rate| check_rate(book, &request.legs, rate))
+    rates.iter().enumerate().try_for_each(|(index, rate)| check_rate(book, &request.legs, index, rate))
 }
 
-fn check_rate(book: &Book, legs: &[LegRequest], rate: &Rate) -> Result<(), Refusal> {
+fn check_rate(book: &Book, legs: &[LegRequest], index: usize, rate: &Rate) -> Result<(), Refusal> {
     let Rate { from, to, .. } = rate;
+    let at = |field| Place::Rate(index, Some(field));
     if from == to {
-        return Err(Refusal::Invalid("a rate is between two different assets".into()));
+        return Err(invalid(at(Field::To), "a rate is between two different assets"));
     }
-    if let Some(asset) = [from, to].into_iter().find(|asset| !legs.iter().any(|leg| leg.asset == **asset)) {
-        return Err(Refusal::Invalid(format!("a rate is of {asset}, which no leg is in").into()));
+    let is_in_no_leg = |asset: &AssetCode| !legs.iter().any(|leg| leg.asset == *asset);
+    if let Some((field, asset)) =
+        [(Field::From, from), (Field::To, to)].into_iter().find(|(_, asset)| is_in_no_leg(asset))
+    {
+        return Err(invalid(at(field), format!("a rate is of {asset}, which no leg is in")));
     }
     let factor = plain_decimal(&rate.rate).filter(Signed::is_positive);
-    let factor = factor.ok_or(Refusal::Invalid(
-        "a rate is a decimal above zero with at most 18 digits before the point and 18 after it".into(),
-    ))?;
+    let expected = "a rate is a decimal above zero with at most 18 digits before the point and 18 after it";
+    let factor = factor.ok_or(invalid(at(Field::Rate), expected))?;
     let remainder = match &rate.remainder {
         None => Some(BigDecimal::zero()),
         Some(text) => signed_decimal(text).filter(|remainder| remainder.abs() < BigDecimal::one()),
     };
-    let remainder = remainder
-        .ok_or(Refusal::Invalid("a remainder is a decimal between -1 and 1 with at most 18 decimals".into()))?;
+    let expected = "a remainder is a decimal between -1 and 1 with at most 18 decimals";
+    let remainder = remainder.ok_or(invalid(at(Field::Remainder), expected))?;
     // An asset that is not defined has no account: the legs are refused for that.
     let (Some(scale_from), Some(scale_to)) = (book.asset_scale(from), book.asset_scale(to)) else { return Ok(()) };
 
@@ -71,7 +75,11 @@ fn check_rate(book: &Book, legs: &[LegRequest], rate: &Rate) -> Result<(), Refus
     } else {
         format!("{product}: the legs do not match the rate")
     };
-    Err(Refusal::Invalid(detail.into()))
+    Err(invalid(Place::Rate(index, None), detail))
+}
+
+fn invalid(place: Place, rule: impl Into<Cow<'static, str>>) -> Refusal {
+    Refusal::Invalid { place, rule: rule.into() }
 }
 
 /// The sum of the debits in `asset`, in its smallest unit.
@@ -124,7 +132,7 @@ mod tests {
         let request = transaction(&format!("debit a {from}, credit b {from}, debit c {to}, credit d {to}"));
         let terms = Some(Box::new(Terms { rates, ..Terms::default() }));
         check(&book(), &TransactionRequest { terms, ..request }).map_err(|refusal| match refusal {
-            Refusal::Invalid(detail) => detail.into_owned(),
+            Refusal::Invalid { rule, .. } => rule.into_owned(),
             other => panic!("{other:?}"),
         })
     }
@@ -175,6 +183,30 @@ mod tests {
         checked("100 EUR", "100 USD", vec![rate("EUR", "EUR", "1", None)]).unwrap_err();
         checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1", None); 16]).unwrap();
         checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1", None); 17]).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_rate_is_told_at_its_place() {
+        let good = || rate("EUR", "USD", "1", None);
+        let place = |rates: Vec<Rate>| {
+            let legs = "debit a 100 EUR, credit b 100 EUR, debit c 100 USD, credit d 100 USD";
+            let terms = Some(Box::new(Terms { rates, ..Terms::default() }));
+            match check(&book(), &TransactionRequest { terms, ..transaction(legs) }) {
+                Err(Refusal::Invalid { place, .. }) => place,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (wrong, field) in [
+            (rate("EUR", "EUR", "1", None), Some(Field::To)),
+            (rate("JPY", "USD", "1", None), Some(Field::From)),
+            (rate("EUR", "JPY", "1", None), Some(Field::To)),
+            (rate("EUR", "USD", "0", None), Some(Field::Rate)),
+            (rate("EUR", "USD", "1", Some("1")), Some(Field::Remainder)),
+            (rate("EUR", "USD", "1.1", None), None),
+        ] {
+            assert_eq!(place(vec![good(), wrong.clone()]), Place::Rate(1, field), "{wrong:?}");
+        }
+        assert_eq!(place(vec![good(); 17]), Place::Field(Field::Rates));
     }
 
     #[test]

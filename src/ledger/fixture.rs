@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::decide::event;
 use super::{
     AccountCode, AccountUpdate, Amount, AssetCode, Book, Capture, ChangeAccount, Command, Event, Expiry, Fact, Freeze,
-    FreezeScope, Kind, Known, LegRequest, Moment, Notes, OpenAccount, Part, Position, Refusal, Rejection, Reverse,
-    Side, State, Terms, TransactionRequest, Verdict, Void, decide,
+    FreezeScope, Kind, Known, LegRequest, Moment, Notes, OpenAccount, Part, Place, Position, Refusal, Rejection,
+    Reverse, Side, State, Terms, TransactionRequest, Verdict, Void, decide,
 };
 
 /// A book with `bank`, which has no floor, and other accounts in EUR without limits.
@@ -177,7 +177,15 @@ impl Ledger {
     }
 
     pub fn is_invalid(&self, command: &Command) -> bool {
-        matches!(self.refusal(command), Refusal::Invalid(_))
+        matches!(self.refusal(command), Refusal::Invalid { .. })
+    }
+
+    /// What breaks a rule in a command that is invalid.
+    pub fn wrong_place(&self, command: &Command) -> Place {
+        match self.refusal(command) {
+            Refusal::Invalid { place, .. } => place,
+            other => panic!("{command:?}: {other:?}"),
+        }
     }
 
     pub fn apply(&mut self, event: &Event) {

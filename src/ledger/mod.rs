@@ -34,7 +34,7 @@ pub use decide::{
 pub use event::{AccountChanged, Change, Event, Fact, Moment, Position};
 pub use known::{Hold, HoldState, Known, Posted, State};
 pub use name::{AccountCode, AssetCode, LedgerName};
-pub use rejection::{Refusal, Rejection};
+pub use rejection::{Field, Place, Refusal, Rejection};
 pub use rule::{AccountType, Direction, Rule, RuleKey, Scope, VelocityLimit, Window};
 pub use transaction::{
     Authorisation, Cancelled, Expiry, HoldRef, Kind, Leg, LegRequest, More, Origin, Rate, RejectedTransaction, Release,

@@ -25,6 +25,7 @@
 //!
 //! Within one code the first leg that shows it is named.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -41,8 +42,11 @@ use super::rule::RuleKey;
 /// idempotency key stays free.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
-    /// A rule that the type system does not hold. Says which.
-    Invalid(std::borrow::Cow<'static, str>),
+    /// A rule that the type system does not hold. Says which, and what breaks it.
+    Invalid {
+        place: Place,
+        rule: Cow<'static, str>,
+    },
     /// A transaction of one account with itself.
     SameAccount(AccountCode),
     /// Legs (by index) whose account does not exist.
@@ -91,6 +95,88 @@ pub enum Refusal {
     TooManyRules,
     /// The period up to this was closed before.
     PeriodAlreadyClosed(DateTime<Utc>),
+}
+
+/// The part of a request that breaks a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// No part more than another.
+    Whole,
+    Field(Field),
+    /// A field of the leg of this index.
+    Leg(usize, Field),
+    /// The rate of this index, or a field of it.
+    Rate(usize, Option<Field>),
+}
+
+/// A part of a request, by the name that it has wherever a client writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    Amount,
+    Asset,
+    Before,
+    Capture,
+    EffectiveAt,
+    ExpiresAt,
+    ExpiresInS,
+    From,
+    Legs,
+    MaxBalance,
+    MinBalance,
+    Rate,
+    Rates,
+    Remainder,
+    Scale,
+    To,
+    Window,
+}
+
+impl Field {
+    pub const ALL: [Self; 17] = [
+        Self::Amount,
+        Self::Asset,
+        Self::Before,
+        Self::Capture,
+        Self::EffectiveAt,
+        Self::ExpiresAt,
+        Self::ExpiresInS,
+        Self::From,
+        Self::Legs,
+        Self::MaxBalance,
+        Self::MinBalance,
+        Self::Rate,
+        Self::Rates,
+        Self::Remainder,
+        Self::Scale,
+        Self::To,
+        Self::Window,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Amount => "amount",
+            Self::Asset => "asset",
+            Self::Before => "before",
+            Self::Capture => "capture",
+            Self::EffectiveAt => "effective_at",
+            Self::ExpiresAt => "expires_at",
+            Self::ExpiresInS => "expires_in_s",
+            Self::From => "from",
+            Self::Legs => "legs",
+            Self::MaxBalance => "max_balance",
+            Self::MinBalance => "min_balance",
+            Self::Rate => "rate",
+            Self::Rates => "rates",
+            Self::Remainder => "remainder",
+            Self::Scale => "scale",
+            Self::To => "to",
+            Self::Window => "window",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.as_str() == text)
+    }
 }
 
 /// A business rule says no. That is a fact and is recorded as one.

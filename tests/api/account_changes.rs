@@ -57,7 +57,7 @@ async fn a_limit_that_the_balance_breaks_is_refused() {
     refused.at("/max_balance");
     for (body, pointer) in [
         (json!({"min_balance": "2", "max_balance": "1"}), "/min_balance"),
-        (json!({"max_balance": "-1"}), ""),
+        (json!({"max_balance": "-1"}), "/max_balance"),
         (json!({"min_balance": "1.5"}), "/min_balance"),
         (json!({"metadata": []}), "/metadata"),
         (json!({"min_balence": "0"}), "/min_balence"),

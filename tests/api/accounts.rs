@@ -82,6 +82,8 @@ async fn accounts_that_cannot_be_are_refused() {
         (json!({"code": "a", "asset": "EUR", "metadata": []}), 422, "validation_failed", "/metadata"),
         (json!({"code": "a", "asset": "EUR", "min_balence": "0"}), 422, "validation_failed", "/min_balence"),
         (json!({"asset": "EUR"}), 422, "validation_failed", "/code"),
+        // Against the floor of 0 that it has because it states none.
+        (json!({"code": "a", "asset": "EUR", "max_balance": -1}), 422, "validation_failed", "/max_balance"),
     ] {
         client.post("/accounts", &request).await.is_problem(status, code).at(pointer);
     }
@@ -102,17 +104,19 @@ async fn a_batch_of_accounts_has_a_result_for_each() {
         {"code": "b b", "asset": "EUR"},
         {"code": "c", "asset": "NOPE"},
         {"code": "d", "asset": "EUR", "max_balance": "7"},
+        {"code": "e", "asset": "EUR", "max_balance": "-7"},
     ]});
     let answer = client.post("/accounts/batch", &accounts).await.is(200);
     let results = answer.body["results"].as_array().unwrap();
     let statuses: Vec<&Value> = results.iter().map(|result| &result["status"]).collect();
-    assert_eq!(statuses, [201, 200, 409, 200, 422, 404, 201]);
+    assert_eq!(statuses, [201, 200, 409, 200, 422, 404, 201, 422]);
     assert_eq!(results[3]["account"], results[0]["account"], "later items see earlier ones");
     assert_eq!(results[2]["problem"]["code"], "account_already_exists");
     assert_eq!(results[4]["problem"]["errors"][0]["pointer"], "/accounts/4/code");
     assert_eq!(results[5]["problem"]["code"], "asset_not_found");
     assert_eq!(results[5]["problem"]["errors"][0]["pointer"], "/accounts/5/asset");
     assert_eq!(results[6]["account"]["max_balance"], "7");
+    assert_eq!(results[7]["problem"]["errors"][0]["pointer"], "/accounts/7/max_balance");
     assert_eq!(answer.position(), 3);
 }
 

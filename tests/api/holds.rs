@@ -293,7 +293,8 @@ async fn a_time_to_expire_at_is_kept_to_the_microsecond() {
     assert_eq!(answer.body["expires_at"], format!("{year}-06-01T10:00:00.123456Z"));
     let later = format!("{}-06-01T12:00:00Z", year + 6);
     for at in ["2020-01-01T00:00:00Z", &later] {
-        client.pay("never", &hold(1, &json!({"expires_at": at}))).await.is_problem(422, "validation_failed");
+        let refused = client.pay("never", &hold(1, &json!({"expires_at": at}))).await;
+        refused.is_problem(422, "validation_failed").at("/expires_at");
     }
 }
 
@@ -372,12 +373,14 @@ async fn batches_reserve_too() {
         keyed("2", payment("alice", "bob", 401)),
         keyed("3", payment("alice", "bob", 400)),
         keyed("4", hold(1, &json!({"expires_in_s": 0}))),
+        keyed("5", hold(1, &json!({"expires_at": "2020-01-01T00:00:00Z"}))),
     ]});
     let results = client.post("/payments/batch", &batch).await.is(200).body["results"].clone();
     assert_eq!(results[0]["payment"]["status"], "authorised");
     assert_eq!(results[1]["problem"]["code"], "insufficient_funds");
     assert_eq!(results[2]["payment"]["status"], "posted");
     assert_eq!(results[3]["problem"]["errors"][0]["pointer"], "/payments/3/expires_in_s");
+    assert_eq!(results[4]["problem"]["errors"][0]["pointer"], "/payments/4/expires_at");
     let payment_id = results[0]["payment"]["id"].as_str().unwrap();
     void(&client, "v", payment_id).await.is(200);
 

@@ -115,9 +115,10 @@ async fn transactions_of_many_legs_come_in_both_formats() {
         json!({"type": "transaction", "legs": [leg("alice", "debit", 1)], "amount": 1}),
         json!({"type": "transaction", "legs": [leg("alice", "debit", 1), leg("bob", "credit", 1)], "effective_at": "2999-01-01"}),
         json!({"type": "transaction", "legs": [leg("bob", "debit", 999), leg("alice", "credit", 999)]}),
+        json!({"type": "transaction", "legs": [leg("alice", "debit", 2), leg("bob", "credit", 1)]}),
     ]);
     let imported = import(&client, "?id=t", NDJSON, body.clone()).await;
-    imported.is_done(1, 0, 5);
+    imported.is_done(1, 0, 6);
     let pointers: Vec<&Value> =
         imported.refused.iter().map(|record| &record["problem"]["errors"][0]["pointer"]).collect();
     // What could not be submitted is told before what the ledger refused; each has its number.
@@ -125,7 +126,14 @@ async fn transactions_of_many_legs_come_in_both_formats() {
         imported.refused.iter().map(|record| record["line"].as_u64().unwrap()).zip(pointers).collect();
     assert_eq!(
         told.into_values().collect::<Vec<_>>(),
-        [&json!("/legs/1/account"), &json!("/legs/1/side"), &json!("/amount"), &json!("/effective_at"), &Value::Null]
+        [
+            &json!("/legs/1/account"),
+            &json!("/legs/1/side"),
+            &json!("/amount"),
+            &json!("/effective_at"),
+            &Value::Null,
+            &json!("/legs"),
+        ]
     );
     let found = client.get("/transactions?reference=split").await.is(200);
     assert_eq!(

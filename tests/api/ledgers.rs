@@ -61,16 +61,16 @@ async fn assets_are_those_of_iso_4217_and_those_defined() {
     client.put("/assets/EUR", &json!({"scale": 2})).await.is(200);
     client.put("/assets/EUR", &json!({"scale": 3})).await.is_problem(409, "asset_already_exists");
     client.put("/assets/MAX", &json!({"scale": 37})).await.is(201);
-    for (code, body) in [
-        ("OVER", json!({"scale": 38})),
-        ("OVER", json!({"scale": 256})),
-        ("OVER", json!({"scale": -1})),
-        ("OVER", json!({"scale": "2"})),
-        ("OVER", json!({})),
-        ("O%20", json!({"scale": 2})),
-        ("O0123456789012345678901234567890123", json!({"scale": 2})),
+    for (code, body, pointer) in [
+        ("OVER", json!({"scale": 38}), "/scale"),
+        ("OVER", json!({"scale": 256}), "/scale"),
+        ("OVER", json!({"scale": -1}), "/scale"),
+        ("OVER", json!({"scale": "2"}), "/scale"),
+        ("OVER", json!({}), "/scale"),
+        ("O%20", json!({"scale": 2}), "/path/code"),
+        ("O0123456789012345678901234567890123", json!({"scale": 2}), "/path/code"),
     ] {
-        client.put(&format!("/assets/{code}"), &body).await.is_problem(422, "validation_failed");
+        client.put(&format!("/assets/{code}"), &body).await.is_problem(422, "validation_failed").at(pointer);
     }
     assert_eq!(client.head().await, 2);
     assert!(client.get("/assets?limit=1000").await.data().contains(&json!({"code": "ETH", "scale": 18})));

@@ -1,8 +1,14 @@
 //! Transactions of many legs: posted, checked against rates, in batches.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::process::Command;
 
 use crate::client::{Client, payment, start_with_accounts};
+
+/// For a command to end: well under a second, more on a busy machine.
+const WAIT: Duration = Duration::from_secs(30);
 
 pub fn leg(account: &str, side: &str, amount: u64, asset: &str) -> Value {
     json!({"account": account, "side": side, "amount": amount.to_string(), "asset": asset})
@@ -13,6 +19,18 @@ fn split() -> Value {
     json!({"legs": [
         leg("alice", "debit", 100, "EUR"), leg("bob", "credit", 95, "EUR"), leg("fees", "credit", 5, "EUR"),
     ]})
+}
+
+/// `steelyard transaction post` with these words: its status, standard output and standard error.
+async fn post_on_the_command_line(url: &str, words: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_steelyard"));
+    command.args(["transaction", "post", "--url", url]).args(words.split(' ')).env("NO_COLOR", "1").kill_on_drop(true);
+    for name in ["STEELYARD_LEDGER", "STEELYARD_API_KEY"] {
+        command.env_remove(name);
+    }
+    let output = tokio::time::timeout(WAIT, command.output()).await.expect("it ends").unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
 async fn post(client: &Client, key: &str, body: &Value) -> crate::client::Answer {
@@ -79,7 +97,7 @@ async fn an_exchange_is_checked_against_its_rate() {
     let rate = json!({"from": "EUR", "to": "USD", "rate": "1.0845"});
     let answer = post(&client, "k", &exchange(200, 217, &rate)).await;
     // 2.00 EUR are 2.169 USD: what rounding made of it has to be named.
-    let problem = answer.is_problem(422, "validation_failed");
+    let problem = answer.is_problem(422, "validation_failed").at("/rates/0");
     assert!(problem.body["detail"].as_str().unwrap().contains("-0.1"), "{}", problem.text);
     let mut named = rate.clone();
     named["remainder"] = json!("-0.10");
@@ -96,9 +114,43 @@ async fn an_exchange_is_checked_against_its_rate() {
     let posted = post(&client, "exact", &exchange(200, 300, &exact)).await.is(201);
     assert_eq!(posted.body["rates"][0]["remainder"], "0");
     let elsewhere = json!({"from": "EUR", "to": "CHF", "rate": "1.5"});
-    post(&client, "no", &exchange(200, 300, &elsewhere)).await.is_problem(422, "validation_failed");
+    post(&client, "no", &exchange(200, 300, &elsewhere)).await.is_problem(422, "validation_failed").at("/rates/0/to");
+    let mut second = exchange(200, 300, &exact);
+    second["rates"] = json!([exact, {"from": "USD", "to": "EUR", "rate": "0.5"}]);
+    post(&client, "no", &second).await.is_problem(422, "validation_failed").at("/rates/1");
     let story = client.get("/transactions?idempotency_key=exact").await.is(200);
     assert_eq!(story.data()[0]["rates"], posted.body["rates"]);
+}
+
+#[tokio::test]
+async fn the_command_line_posts_legs_in_their_order_with_their_rates() {
+    let (server, client) = start_with_accounts().await;
+    open_exchange(&client).await;
+    let url = server.origin();
+    let words = "--debit alice 200 EUR --credit fx:eur 200 EUR --debit fx:usd 217 USD --credit alice:usd 217 USD";
+    let posted = format!(
+        "{words} --rate EUR USD 1.0845 -0.1 --reference r --effective-at 2021-05-06 --idempotency-key k --json"
+    );
+    let (status, shown, notes) = post_on_the_command_line(&url, &posted).await;
+    assert_eq!(status, Some(0), "{notes}");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    // The same as over the API: it is the same request.
+    let mut request = exchange(200, 217, &json!({"from": "EUR", "to": "USD", "rate": "1.0845", "remainder": "-0.1"}));
+    request["reference"] = json!("r");
+    request["effective_at"] = json!("2021-05-06");
+    let again = post(&client, "k", &request).await.is(201);
+    assert_eq!((again.is_replay(), &again.body), (true, &shown));
+    let (status, shown, notes) = post_on_the_command_line(&url, posted.strip_suffix(" --json").unwrap()).await;
+    assert_eq!(status, Some(0), "{notes}");
+    assert!(shown.contains("EUR   USD  1.0845       -0.1"), "{shown}");
+    assert!(notes.contains("nothing was done again"), "{notes}");
+
+    let (status, _, problem) = post_on_the_command_line(&url, &format!("{words} --rate EUR USD 1.0845")).await;
+    assert_eq!(status, Some(1));
+    assert!(problem.contains("/rates/0: 200 of the smallest unit of EUR"), "{problem}");
+    let (status, _, problem) = post_on_the_command_line(&url, "--debit alice 2.00 EUR --credit bob 200 EUR").await;
+    assert_eq!(status, Some(1));
+    assert!(problem.contains("the amount of --debit alice is a whole number"), "{problem}");
 }
 
 #[tokio::test]
@@ -117,9 +169,9 @@ async fn what_cannot_be_is_told_at_its_leg() {
             "/legs/0/asset",
         ),
         (two(debit(), leg("alice", "credit", 5, "EUR")), 422, "same_account", "/legs"),
-        (two(debit(), leg("bob", "credit", 4, "EUR")), 422, "validation_failed", ""),
-        (two(debit(), leg("bob", "debit", 5, "EUR")), 422, "validation_failed", ""),
-        (two(debit(), leg("dollars", "credit", 5, "USD")), 422, "validation_failed", ""),
+        (two(debit(), leg("bob", "credit", 4, "EUR")), 422, "validation_failed", "/legs"),
+        (two(debit(), leg("bob", "debit", 5, "EUR")), 422, "validation_failed", "/legs"),
+        (two(debit(), leg("dollars", "credit", 5, "USD")), 422, "validation_failed", "/legs"),
         (two(debit(), leg("bob", "right", 5, "EUR")), 422, "validation_failed", "/legs/1/side"),
         (two(debit(), leg("bob", "credit", 0, "EUR")), 422, "validation_failed", "/legs/1/amount"),
         (two(debit(), leg("a b", "credit", 5, "EUR")), 422, "validation_failed", "/legs/1/account"),
@@ -201,6 +253,14 @@ async fn a_batch_of_transactions_is_as_one_of_payments() {
     let again = client.post_with_key("/transactions/batch", "b", atomic(split())).await.is(201);
     assert_eq!((again.is_replay(), again.text), (true, all.text));
     assert_eq!(client.posted("bob").await, "285");
+    let mut lopsided = split();
+    lopsided["legs"][1]["amount"] = json!(94);
+    let refused = client.post_with_key("/transactions/batch", "c", atomic(lopsided.clone())).await;
+    refused.is_problem(422, "validation_failed").at("/transactions/1/legs");
+    let each = json!({"transactions": [keyed("4", split()), keyed("5", lopsided)]});
+    let refused = client.post("/transactions/batch", &each).await.is(200).body["results"][1]["problem"].clone();
+    assert_eq!(refused["errors"][0]["pointer"], "/transactions/1/legs");
+    assert_eq!(refused["detail"], "/transactions/1/legs: debits and credits are equal for every asset");
     let other = json!({"atomic": true, "payments": [payment("alice", "bob", 1)]});
     client.post_with_key("/payments/batch", "b", other).await.is_problem(422, "idempotency_key_reused");
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use steelyard::cluster::Status;
 
 use crate::client::{Client, payment};
+use crate::legs::leg;
 use crate::support::{Postgres, Server};
 
 #[tokio::test]
@@ -77,6 +78,9 @@ async fn any_worker_answers_any_request() {
         }
         let entries = reader.get("/accounts/alice/entries?order=desc&limit=1").await.is(200);
         assert_eq!(entries.body["data"][0]["position"], written.body["position"]);
+        let legs = json!([leg("bank", "debit", 2, "EUR"), leg("alice", "credit", 1, "EUR")]);
+        let refused = writer.post_with_key("/transactions", "lopsided", json!({"legs": legs})).await;
+        refused.is_problem(422, "validation_failed").at("/legs");
         let min_position = format!("/accounts/alice?consistency=eventual&min_position={}", written.position());
         assert!(reader.get(&min_position).await.is(200).position() >= written.position());
     }

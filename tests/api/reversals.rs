@@ -98,9 +98,13 @@ async fn single_legs_of_a_transaction_are_taken_back() {
     let reversal = reverse(&client, "r1", &split, &part).await.is(201);
     assert_eq!(reversal.body["reverses"]["remaining"], json!(["60", "55", "5"]));
     for (body, code, pointer) in [
-        (json!({"amount": 1}), "validation_failed", ""),
+        (json!({"amount": 1}), "validation_failed", "/amount"),
         (json!({"legs": [leg("bob", "debit", 40, "EUR")]}), "validation_failed", "/legs"),
-        (json!({"legs": [leg("bob", "debit", 40, "EUR"), leg("alice", "credit", 41, "EUR")]}), "validation_failed", ""),
+        (
+            json!({"legs": [leg("bob", "debit", 40, "EUR"), leg("alice", "credit", 41, "EUR")]}),
+            "validation_failed",
+            "/legs",
+        ),
         (json!({"amount": 1, "legs": []}), "validation_failed", "/legs"),
         (json!({"part": 1}), "validation_failed", "/part"),
     ] {
@@ -112,7 +116,7 @@ async fn single_legs_of_a_transaction_are_taken_back() {
     let pointers: Vec<&Value> = errors.iter().map(|error| &error["pointer"]).collect();
     assert_eq!(pointers, [&json!("/legs/0/account"), &json!("/legs/2/account")]);
     let dollars = json!({"legs": [leg("bob", "debit", 1, "USD"), leg("alice", "credit", 1, "USD")]});
-    reverse(&client, "no", &split, &dollars).await.is_problem(422, "validation_failed").at("");
+    reverse(&client, "no", &split, &dollars).await.is_problem(422, "validation_failed").at("/legs/0/asset");
     for (key, account, amount) in [("no1", "bob", 56), ("no2", "fees", 6), ("no3", "bank", 1)] {
         let legs = json!({"legs": [leg(account, "debit", amount, "EUR"), leg("alice", "credit", amount, "EUR")]});
         reverse(&client, key, &split, &legs).await.is_problem(422, "reversal_exceeds_transaction");

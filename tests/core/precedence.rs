@@ -186,7 +186,7 @@ fn answer_on(book: &Book, command: &Command) -> String {
         }
         Verdict::Record(fact) => fact.type_name().to_owned(),
         Verdict::Refuse(refusal) => match refusal {
-            Refusal::Invalid(why) => format!("invalid: {why}"),
+            Refusal::Invalid { rule: why, .. } => format!("invalid: {why}"),
             Refusal::SameAccount(account) => format!("same_account {account}"),
             Refusal::AccountNotFound(legs) => format!("account_not_found {legs:?}"),
             Refusal::AssetNotFound(asset) => format!("asset_not_found {asset}"),
@@ -1083,8 +1083,9 @@ fn an_account_begins_as_its_type_has_it() {
     assert_eq!(opened("abcd", None, None, None), "credit 1 none");
     assert_eq!(opened("abd", Some(Side::Credit), Some(None), None), "credit none 50");
     assert_eq!(opened("abd", None, Some(Some(signed(7))), Some(Some(signed(9)))), "debit 7 9");
-    assert_eq!(opened("abd", None, Some(Some(signed(51))), None), r#"Refuse(Invalid(""))"#, "above the type's cap");
-    assert_eq!(opened("abcd", None, None, Some(Some(signed(0)))), r#"Refuse(Invalid(""))"#, "below the type's floor");
+    let invalid = r#"Refuse(Invalid { place: Whole, rule: "" })"#;
+    assert_eq!(opened("abd", None, Some(Some(signed(51))), None), invalid, "above the type's cap");
+    assert_eq!(opened("abcd", None, None, Some(Some(signed(0)))), invalid, "below the type's floor");
 }
 
 /// Opening again says what the account is, whatever its type has become since.

@@ -25,7 +25,7 @@ pub fn outcome(verdict: &Verdict) -> &str {
         Verdict::Record(fact) => fact.type_name(),
         Verdict::Unchanged => "unchanged",
         Verdict::Refuse(refusal) => match refusal {
-            Refusal::Invalid(why) => why,
+            Refusal::Invalid { rule, .. } => rule,
             Refusal::SameAccount(_) => "same_account",
             Refusal::AccountNotFound(_) => "account_not_found",
             Refusal::AssetNotFound(_) => "asset_not_found",

@@ -8,7 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use steelyard::clock::{ManualClock, recorded_at};
 use steelyard::ledger::velocity::Counters;
 use steelyard::ledger::{
-    Account, AccountCode, Book, Command, Event, Fact, Known, Moment, Position, Refusal, Rule, RuleKey, Verdict, decide,
+    Account, AccountCode, Book, Command, Event, Fact, Known, Moment, Place, Position, Refusal, Rule, RuleKey, Verdict,
+    decide,
 };
 use uuid::Uuid;
 
@@ -137,10 +138,12 @@ pub fn read_back(log: &[Event], id: Uuid) -> Option<Known> {
     Some(begun.changed_by(last).expect("the last event follows from the first"))
 }
 
-/// A refusal of a request that means nothing says so in words, which are not compared.
+/// A refusal of a request that means nothing says so in words, and where: neither is compared.
 pub fn without_words(verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict::Refuse(Refusal::Invalid(_)) => Verdict::Refuse(Refusal::Invalid("".into())),
+        Verdict::Refuse(Refusal::Invalid { .. }) => {
+            Verdict::Refuse(Refusal::Invalid { place: Place::Whole, rule: "".into() })
+        }
         verdict => verdict,
     }
 }

@@ -83,7 +83,7 @@ impl Play {
             self.named.insert(name.to_owned(), Uuid::from_u128(u128::from(self.run.position)));
         }
         match &step.verdict {
-            Verdict::Refuse(Refusal::Invalid(_)) => "invalid".to_owned(),
+            Verdict::Refuse(Refusal::Invalid { .. }) => "invalid".to_owned(),
             Verdict::Refuse(Refusal::AccountState { state, .. }) => format!("account_state {state}"),
             Verdict::Refuse(Refusal::LimitsConflict { .. }) => "limits_conflict".to_owned(),
             verdict => outcome(verdict).to_owned(),

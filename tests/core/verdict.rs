@@ -13,9 +13,9 @@ use steelyard::ledger::velocity::Counted;
 use steelyard::ledger::{
     Account, AccountChanged, AccountCode, AccountType, AccountUpdate, Amount, Attributes, Authorisation, Balance,
     Cancelled, Capture, Change, ChangeAccount, Command, Direction, Expiry, Fact, Freeze, FreezeScope, Hold, HoldRef,
-    HoldState, Kind, Known, Leg, LegRequest, Limits, Moment, More, Notes, OpenAccount, Origin, Part, Position, Rate,
-    Refusal, RejectedTransaction, Rejection, Release, ReleaseReason, Reverse, Rule, RuleKey, Scheduled, Scope, Side,
-    State, Terms, Transaction, TransactionRequest, Usage, VelocityLimit, Verdict, Window,
+    HoldState, Kind, Known, Leg, LegRequest, Limits, Moment, More, Notes, OpenAccount, Origin, Part, Place, Position,
+    Rate, Refusal, RejectedTransaction, Rejection, Release, ReleaseReason, Reverse, Rule, RuleKey, Scheduled, Scope,
+    Side, State, Terms, Transaction, TransactionRequest, Usage, VelocityLimit, Verdict, Window,
 };
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ fn refuse(refusal: Refusal) -> Verdict {
 }
 
 fn invalid(why: &'static str) -> Verdict {
-    refuse(Refusal::Invalid(why.into()))
+    refuse(Refusal::Invalid { place: Place::Whole, rule: why.into() })
 }
 
 type Legs = SmallVec<[LegRequest; 2]>;

@@ -148,7 +148,7 @@ fn scalars() -> Value {
         "Text": {"type": "string"},
         "Document": {"type": "object", "required": ["openapi", "info", "paths", "components"], "properties": {"openapi": {"const": "3.1.0"}}},
         "FieldError": object(json!({
-            "pointer": {"type": "string", "description": "JSON pointer (RFC 6901) into the body; `/query/…`, `/path/…` and `/headers/…` are the request's other parts."},
+            "pointer": {"type": "string", "description": "JSON pointer (RFC 6901) into the body, to the part that is wrong, also where only the ledger can tell: legs that do not balance are at `/legs`. Empty is all of it; `/query/…`, `/path/…` and `/headers/…` are the request's other parts."},
             "detail": {"type": "string", "minLength": 1},
         })),
         "Problem": some_of(

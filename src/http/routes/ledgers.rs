@@ -89,7 +89,7 @@ pub async fn define_asset(
         Some(Outcome::Recorded { .. }) => StatusCode::CREATED,
         Some(Outcome::Unchanged(_)) => StatusCode::OK,
         Some(Outcome::Refused { refusal, .. }) => {
-            return Err(Problem::refused(refusal, Shape::Path, "/scale", done.position));
+            return Err(Problem::refused(refusal, Shape::Path, "", done.position));
         }
         _ => return Err(Problem::new(Code::InternalError, "the asset has no outcome")),
     };

@@ -53,7 +53,7 @@ pub async fn close(
             let output = ClosedOutput { closed_before: Timestamp(before) };
             Ok(answer(StatusCode::OK, &output, Some(done.position), false))
         }
-        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, Shape::Path, "/before", done.position)),
+        Some(Outcome::Refused { refusal, .. }) => Err(Problem::refused(refusal, Shape::Path, "", done.position)),
         _ => Err(Problem::new(Code::InternalError, "the period has no outcome")),
     }
 }

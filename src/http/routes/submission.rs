@@ -103,7 +103,7 @@ fn recorded(event: &Event, position: Position, replayed: bool) -> Result<Respons
 /// this very request has withdrawn. No append asks the index of keys about a refusal.
 /// All others stay what they are, however often they are asked.
 pub const fn may_be_replay(refusal: &Refusal) -> bool {
-    matches!(refusal, Refusal::Invalid(_) | Refusal::NotScheduled(_) | Refusal::TooManyWaiting)
+    matches!(refusal, Refusal::Invalid { .. } | Refusal::NotScheduled(_) | Refusal::TooManyWaiting)
 }
 
 pub async fn submit(ledger: &Ledger, work: Work) -> Result<Answer, Problem> {

@@ -7,12 +7,12 @@ use crate::ledger::asset::SCALE_MAX;
 use crate::ledger::book::Book;
 use crate::ledger::event::{AccountChanged, Change, Fact};
 use crate::ledger::name::AssetCode;
-use crate::ledger::rejection::Refusal;
+use crate::ledger::rejection::{Field, Place, Refusal};
 use crate::ledger::transaction::Side;
 
 pub(super) fn define_asset(book: &Book, code: &AssetCode, scale: u8) -> Result<Fact, Declined> {
     if scale > SCALE_MAX {
-        return Err(invalid("an asset has at most 37 decimals").into());
+        return Err(invalid(Place::Field(Field::Scale), "an asset has at most 37 decimals").into());
     }
     match book.asset_scale(code) {
         None => Ok(Fact::AssetDefined { code: code.clone(), scale }),
@@ -33,7 +33,7 @@ pub(super) fn open(book: &Book, open: &OpenAccount) -> Result<Fact, Declined> {
         min_balance: open.min_balance.unwrap_or(limits.min_balance),
         max_balance: open.max_balance.unwrap_or(limits.max_balance),
     };
-    check_limits(limits)?;
+    check_limits(limits, stated(open.min_balance))?;
     if let Some(account) = book.account(&open.code) {
         let same = account.asset == open.asset
             && account.normal == normal
@@ -57,11 +57,20 @@ pub(super) fn open(book: &Book, open: &OpenAccount) -> Result<Fact, Declined> {
     })
 }
 
-pub(super) fn check_limits(limits: Limits) -> Result<(), Refusal> {
+/// A floor is not above its cap; `stated` is the one that says so.
+pub(super) fn check_limits(limits: Limits, stated: Field) -> Result<(), Refusal> {
     match (limits.min_balance, limits.max_balance) {
-        (Some(floor), Some(cap)) if floor > cap => Err(invalid("min_balance must not be above max_balance")),
+        (Some(floor), Some(cap)) if floor > cap => {
+            Err(invalid(Place::Field(stated), "min_balance must not be above max_balance"))
+        }
         _ => Ok(()),
     }
+}
+
+/// Of two limits that do not fit each other, the one that the request states: the
+/// floor where it states both.
+const fn stated(min_balance: Option<Option<Amount>>) -> Field {
+    if min_balance.is_some() { Field::MinBalance } else { Field::MaxBalance }
 }
 
 /// | change | open | frozen | closed |
@@ -88,6 +97,7 @@ pub(super) fn change(book: &Book, change: &ChangeAccount) -> Result<Fact, Declin
                 min_balance: min_balance.unwrap_or(before.limits.min_balance),
                 max_balance: max_balance.unwrap_or(before.limits.max_balance),
             };
+            check_limits(limits, stated(*min_balance))?;
             let metadata = metadata.as_ref().unwrap_or(&before.metadata).clone();
             (Change::Updated, Attributes { limits, metadata, ..before.clone() }, None)
         }
@@ -125,7 +135,6 @@ pub(super) fn change(book: &Book, change: &ChangeAccount) -> Result<Fact, Declin
 /// A limit that changes must hold now. One that stays may be broken already, by a
 /// reversal that was allowed to.
 fn check_new_limits(account: &Account, limits: Limits) -> Result<(), Refusal> {
-    check_limits(limits)?;
     let (before, balance, normal) = (account.attributes.limits, &account.balance, account.normal);
     let conflict = |limit, balance| Err(Refusal::LimitsConflict { account: account.code.clone(), limit, balance });
     if let Some(floor) = limits.min_balance

@@ -63,7 +63,7 @@ fn post(book: &Book, scheduled: &Scheduled, position: Position, at: &Moment) -> 
 mod tests {
     use super::*;
     use crate::ledger::fixture::{self, Ledger, capture, code, hold, id, moment, pay, pay_at, reverse};
-    use crate::ledger::{Command, Expiry, Part, Rejection, Verdict};
+    use crate::ledger::{Command, Expiry, Field, Part, Place, Rejection, Verdict};
 
     fn cancel(transaction: Uuid) -> Command {
         Command::Cancel(Cancel { transaction })
@@ -142,7 +142,8 @@ mod tests {
     fn nothing_becomes_effective_too_early_too_late_or_in_a_closed_period() {
         let mut ledger = Ledger::with(&["alice", "bob"]);
         let farthest = 1_830 * 86_400;
-        assert!(ledger.is_invalid(&pay_at("alice", "bob", 1, moment(farthest + 1))));
+        let too_late = pay_at("alice", "bob", 1, moment(farthest + 1));
+        assert_eq!(ledger.wrong_place(&too_late), Place::Field(Field::EffectiveAt));
         assert!(ledger.is_invalid(&pay_at("alice", "bob", 1, chrono::DateTime::from_timestamp(-1, 0).unwrap())));
         ledger.record(&pay_at("alice", "bob", 1, moment(farthest)));
         let back_dated = ledger.record(&pay_at("alice", "bob", 1, moment(-60)));

@@ -19,7 +19,7 @@ use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment};
 use crate::ledger::known::{Hold, HoldState, Known, State};
 use crate::ledger::name::AccountCode;
-use crate::ledger::rejection::{Refusal, Rejection};
+use crate::ledger::rejection::{Field, Place, Refusal, Rejection};
 use crate::ledger::transaction::{
     HoldRef, Kind, LegRequest, More, Origin, RejectedTransaction, Release, ReleaseReason,
 };
@@ -28,7 +28,7 @@ use crate::ledger::transaction::{
 /// floor nor cap nor velocity limit is asked again.
 pub(super) fn capture(book: &Book, capture: &Capture, at: &Moment) -> Result<Fact, Declined> {
     if capture.amount.is_some_and(|amount| !amount.is_positive()) {
-        return Err(invalid("an amount is more than zero").into());
+        return Err(invalid(Place::Field(Field::Amount), "an amount is more than zero").into());
     }
     let (known, hold) = find(book, capture.payment)?;
     let asked = capture.amount.unwrap_or(if hold.remaining.is_zero() { hold.legs[0].amount } else { hold.remaining });

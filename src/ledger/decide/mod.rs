@@ -21,7 +21,7 @@ use super::book::Book;
 use super::event::{Event, Fact, Moment};
 use super::known::Known;
 use super::name::{AccountCode, AssetCode};
-use super::rejection::Refusal;
+use super::rejection::{Place, Refusal};
 use super::rule::{Rule, RuleKey};
 use super::transaction::{LegRequest, RejectedTransaction, Side, TransactionRequest};
 
@@ -228,8 +228,8 @@ impl From<Refusal> for Declined {
     }
 }
 
-fn invalid(rule: &'static str) -> Refusal {
-    Refusal::Invalid(rule.into())
+fn invalid(place: Place, rule: &'static str) -> Refusal {
+    Refusal::Invalid { place, rule: rule.into() }
 }
 
 /// The event that records `fact`, which [`decide`] has just given for `command` on `book`.

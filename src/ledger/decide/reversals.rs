@@ -11,12 +11,14 @@ use crate::ledger::amount::Amount;
 use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment};
 use crate::ledger::known::{Posted, State};
-use crate::ledger::rejection::{Refusal, Rejection};
+use crate::ledger::rejection::{Field, Place, Refusal, Rejection};
 use crate::ledger::transaction::{Kind, LegRequest, More, Origin, RejectedTransaction};
 
 pub(super) fn reverse(book: &Book, reverse: &Reverse, at: &Moment) -> Result<Fact, Declined> {
     match &reverse.part {
-        Part::Amount(amount) if !amount.is_positive() => return Err(invalid("an amount is more than zero").into()),
+        Part::Amount(amount) if !amount.is_positive() => {
+            return Err(invalid(Place::Field(Field::Amount), "an amount is more than zero").into());
+        }
         Part::Legs(legs) => check_legs(legs)?,
         Part::Rest | Part::Amount(_) => {}
     }
@@ -56,7 +58,8 @@ fn asked(posted: &Posted, part: &Part) -> Result<SmallVec<[LegRequest; 2]>, Refu
             Ok(if rest.is_empty() { posted.legs.iter().map(|leg| leg.mirrored(leg.amount)).collect() } else { rest })
         }
         Part::Amount(_) if posted.legs.len() != 2 => {
-            Err(invalid("a part of a transaction of more than two legs is reversed by its legs"))
+            let rule = "a part of a transaction of more than two legs is reversed by its legs";
+            Err(invalid(Place::Field(Field::Amount), rule))
         }
         Part::Amount(amount) => Ok(posted.legs.iter().map(|leg| leg.mirrored(*amount)).collect()),
         Part::Legs(legs) => Ok(legs.clone()),
@@ -64,8 +67,10 @@ fn asked(posted: &Posted, part: &Part) -> Result<SmallVec<[LegRequest; 2]>, Refu
 }
 
 fn check_assets(legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refusal> {
-    let same = legs.iter().zip(accounts).all(|(leg, account)| leg.asset == account.asset);
-    if same { Ok(()) } else { Err(invalid("a leg has the asset of its account")) }
+    match legs.iter().zip(accounts).position(|(leg, account)| leg.asset != account.asset) {
+        None => Ok(()),
+        Some(leg) => Err(invalid(Place::Leg(leg, Field::Asset), "a leg has the asset of its account")),
+    }
 }
 
 /// What is left of each of the transaction's legs after `asked`.
@@ -187,9 +192,17 @@ mod tests {
         assert_eq!(ledger.rejection(&of("debit bob 12 EUR, credit alice 12 EUR")), exceeds("bob", 11));
         assert_eq!(ledger.rejection(&of("debit alice 1 EUR, credit bob 1 EUR")), exceeds("alice", 0));
         assert_eq!(ledger.rejection(&of("debit bank 1 EUR, credit bob 1 EUR")), exceeds("bank", 0));
-        assert!(ledger.is_invalid(&of("debit bob 2 EUR, credit alice 1 EUR")));
-        assert!(ledger.is_invalid(&of("debit bob 1 USD, credit alice 1 USD")));
-        assert!(ledger.is_invalid(&reverse(posted, part(1), false)));
+        for (command, place) in [
+            (of("debit bob 2 EUR, credit alice 1 EUR"), Place::Field(Field::Legs)),
+            (of("debit bob 0 EUR, credit alice 0 EUR"), Place::Leg(0, Field::Amount)),
+            (
+                of("debit bob 1 EUR, credit alice 1 EUR, debit bob 1 USD, credit alice 1 USD"),
+                Place::Leg(2, Field::Asset),
+            ),
+            (reverse(posted, part(1), false), Place::Field(Field::Amount)),
+        ] {
+            assert_eq!(ledger.wrong_place(&command), place, "{command:?}");
+        }
         let nobody = ledger.refusal(&of("debit bob 1 EUR, credit nobody 1 EUR"));
         assert_eq!(nobody, Refusal::AccountNotFound(smallvec::smallvec![(1, code("nobody"))]));
         assert_eq!(of("debit bob 1 EUR, credit alice 1 EUR").accounts().count(), 2);

@@ -6,13 +6,13 @@ use super::accounts::check_limits;
 use super::{Declined, invalid};
 use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment};
-use crate::ledger::rejection::Refusal;
+use crate::ledger::rejection::{Field, Place, Refusal};
 use crate::ledger::rule::{ROLLING_S_MAX, ROLLING_S_MIN, RULES_MAX, Rule, RuleKey, VelocityLimit, Window};
 
 /// Sets a rule, or replaces the one of the same key.
 pub(super) fn set(book: &Book, rule: &Rule) -> Result<Fact, Declined> {
     match rule {
-        Rule::AccountType(rule) => check_limits(rule.limits)?,
+        Rule::AccountType(rule) => check_limits(rule.limits, Field::MinBalance)?,
         Rule::VelocityLimit(rule) => check_velocity_limit(rule)?,
     }
     let key = rule.key();
@@ -33,7 +33,8 @@ pub(super) fn remove(book: &Book, key: &RuleKey) -> Result<Fact, Declined> {
 /// A period is closed for good: the date moves on only.
 pub(super) fn close_period(book: &Book, before: DateTime<Utc>, at: &Moment) -> Result<Fact, Declined> {
     if before > at.recorded_at {
-        return Err(invalid("a period can be closed up to now, and not up to a time that lies ahead").into());
+        let rule = "a period can be closed up to now, and not up to a time that lies ahead";
+        return Err(invalid(Place::Field(Field::Before), rule).into());
     }
     match book.closed_before() {
         Some(closed) if closed == before => Err(Declined::Unchanged),
@@ -44,14 +45,15 @@ pub(super) fn close_period(book: &Book, before: DateTime<Utc>, at: &Moment) -> R
 
 fn check_velocity_limit(limit: &VelocityLimit) -> Result<(), Refusal> {
     if limit.count_max.is_none() && limit.amount_max.is_none() {
-        return Err(invalid("a velocity limit has a count_max, an amount_max, or both"));
+        return Err(invalid(Place::Whole, "a velocity limit has a count_max, an amount_max, or both"));
     }
     if limit.amount_max.is_some() && limit.asset.is_none() {
-        return Err(invalid("an amount_max needs an asset: amounts of different ones have no sum"));
+        let rule = "an amount_max needs an asset: amounts of different ones have no sum";
+        return Err(invalid(Place::Field(Field::Asset), rule));
     }
     match limit.window {
         Window::Rolling { seconds } if !(ROLLING_S_MIN..=ROLLING_S_MAX).contains(&seconds) => {
-            Err(invalid("a rolling window is 60 to 31622400 seconds long"))
+            Err(invalid(Place::Field(Field::Window), "a rolling window is 60 to 31622400 seconds long"))
         }
         Window::Rolling { .. } | Window::Day { .. } => Ok(()),
     }
@@ -103,7 +105,9 @@ mod tests {
         let own = OpenAccount { normal: Some(Side::Credit), max_balance: Some(None), ..fixture::open("assets:own") };
         assert_eq!(opened(&mut ledger, own), (Side::Credit, None, None));
         let too_high = OpenAccount { min_balance: Some(Some(amount(501))), ..fixture::open("assets:b") };
-        assert!(ledger.is_invalid(&Command::OpenAccount(too_high)));
+        assert_eq!(ledger.wrong_place(&Command::OpenAccount(too_high)), Place::Field(Field::MinBalance));
+        let too_low = OpenAccount { max_balance: Some(Some(amount(-8))), ..fixture::open("assets:bank:b") };
+        assert_eq!(ledger.wrong_place(&Command::OpenAccount(too_low)), Place::Field(Field::MaxBalance));
 
         let again = Command::OpenAccount(fixture::open("assets:a"));
         assert_eq!(ledger.decide(&again), Verdict::Unchanged);

@@ -12,7 +12,7 @@ use crate::ledger::book::{Book, Exceeded, WAITING_MAX};
 use crate::ledger::event::{Fact, Moment, Position};
 use crate::ledger::exchange;
 use crate::ledger::known::HOLD_WEIGHT;
-use crate::ledger::rejection::{Refusal, Rejection};
+use crate::ledger::rejection::{Field, Place, Refusal, Rejection};
 use crate::ledger::transaction::{
     Authorisation, Expiry, Kind, LEGS_MAX, Leg, LegRequest, More, Origin, RejectedTransaction, Scheduled, Side, Terms,
     Transaction, TransactionRequest, Usage,
@@ -55,7 +55,7 @@ enum Course {
 /// The rules, in the documented order of [`crate::ledger::rejection`].
 pub(super) fn transact(book: &Book, request: &TransactionRequest, at: &Moment) -> Result<Fact, Declined> {
     if !matches!(request.kind, Kind::Payment | Kind::Transaction) {
-        return Err(invalid("only payments and transactions are asked for by themselves").into());
+        return Err(invalid(Place::Whole, "only payments and transactions are asked for by themselves").into());
     }
     check_legs(&request.legs)?;
     let course = match (request.effective_at, &request.terms) {
@@ -105,7 +105,10 @@ fn course(
 ) -> Result<Course, Refusal> {
     exchange::check(book, request)?;
     match (terms.and_then(|terms| terms.hold), effective_at) {
-        (Some(_), Some(_)) => Err(invalid("a hold takes no effective_at: it is effective as it is captured")),
+        (Some(_), Some(_)) => {
+            let rule = "a hold takes no effective_at: it is effective as it is captured";
+            Err(invalid(Place::Field(Field::EffectiveAt), rule))
+        }
         (Some(expiry), None) => {
             check_hold(request)?;
             Ok(Course::Hold(expires_at(expiry, at)?))
@@ -113,12 +116,13 @@ fn course(
         (None, None) => Ok(Course::Now),
         (None, Some(effective_at)) if effective_at > at.recorded_at => {
             if effective_at - at.recorded_at > TimeDelta::days(HOLD_MAX_DAYS) {
-                return Err(invalid("a transaction is scheduled at most 1830 days ahead"));
+                let rule = "a transaction is scheduled at most 1830 days ahead";
+                return Err(invalid(Place::Field(Field::EffectiveAt), rule));
             }
             Ok(Course::Later)
         }
         (None, Some(effective_at)) if effective_at < DateTime::UNIX_EPOCH => {
-            Err(invalid("effective_at is not before 1970-01-01"))
+            Err(invalid(Place::Field(Field::EffectiveAt), "effective_at is not before 1970-01-01"))
         }
         (None, Some(effective_at)) => Ok(Course::Earlier(effective_at)),
     }
@@ -127,23 +131,24 @@ fn course(
 fn check_hold(request: &TransactionRequest) -> Result<(), Refusal> {
     match (request.kind, request.legs.as_slice()) {
         (Kind::Payment, [from, to]) if from.side == Side::Debit && to.side == Side::Credit => Ok(()),
-        _ => Err(invalid("only a payment can be captured later")),
+        _ => Err(invalid(Place::Field(Field::Capture), "only a payment can be captured later")),
     }
 }
 
 fn expires_at(expiry: Expiry, at: &Moment) -> Result<Option<DateTime<Utc>>, Refusal> {
     let now = at.recorded_at;
+    let (until, within) = (Place::Field(Field::ExpiresAt), Place::Field(Field::ExpiresInS));
     match expiry {
         Expiry::Never => Ok(None),
-        Expiry::At(time) if time <= now => Err(invalid("expires_at lies in the future")),
+        Expiry::At(time) if time <= now => Err(invalid(until, "expires_at lies in the future")),
         Expiry::At(time) if time - now > TimeDelta::days(HOLD_MAX_DAYS) => {
-            Err(invalid("a hold expires within 1830 days"))
+            Err(invalid(until, "a hold expires within 1830 days"))
         }
         Expiry::At(time) => Ok(Some(time)),
         Expiry::In(seconds) if (1..=HOLD_SECONDS_MAX).contains(&seconds) => {
             Ok(Some(now + TimeDelta::seconds(i64::from(seconds))))
         }
-        Expiry::In(_) => Err(invalid("a hold expires in 1 to 158112000 seconds")),
+        Expiry::In(_) => Err(invalid(within, "a hold expires in 1 to 158112000 seconds")),
     }
 }
 
@@ -248,13 +253,13 @@ pub(super) fn ids(accounts: &Accounts<'_>) -> SmallVec<[AccountId; 2]> {
 
 pub(super) fn check_legs(legs: &[LegRequest]) -> Result<(), Refusal> {
     if !(2..=LEGS_MAX).contains(&legs.len()) {
-        return Err(invalid("a transaction has 2 to 256 legs"));
+        return Err(invalid(Place::Field(Field::Legs), "a transaction has 2 to 256 legs"));
     }
-    if !legs.iter().all(|leg| leg.amount.is_positive()) {
-        return Err(invalid("an amount is more than zero"));
+    if let Some(leg) = legs.iter().position(|leg| !leg.amount.is_positive()) {
+        return Err(invalid(Place::Leg(leg, Field::Amount), "an amount is more than zero"));
     }
     if !is_balanced(legs) {
-        return Err(invalid("debits and credits are equal for every asset"));
+        return Err(invalid(Place::Field(Field::Legs), "debits and credits are equal for every asset"));
     }
     Ok(())
 }
