@@ -4,6 +4,8 @@
 //! Written plainly and on its own, so that it can bear witness against the
 //! sequencer's book and the projectors' fold: it shares no code with either.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
@@ -817,23 +819,20 @@ fn check_balance<'a>(
     position: Position,
     legs: impl Iterator<Item = (&'a AssetCode, Side, Amount)>,
 ) -> Result<(), Contradiction> {
-    let mut sums: SmallVec<[(&AssetCode, Amount, Amount); 1]> = SmallVec::new();
+    let mut sums: SmallVec<[(&AssetCode, Sum, Sum); 1]> = SmallVec::new();
     for (asset, side, amount) in legs {
         if !amount.is_positive() {
             return Err(differs(position, "the transaction", "amounts above zero", amount));
         }
         let index = sums.iter().position(|(known, ..)| *known == asset).unwrap_or_else(|| {
-            sums.push((asset, Amount::ZERO, Amount::ZERO));
+            sums.push((asset, Sum::default(), Sum::default()));
             sums.len() - 1
         });
         let (_, debits, credits) = &mut sums[index];
-        let sum = match side {
-            Side::Debit => debits,
-            Side::Credit => credits,
-        };
-        *sum = sum
-            .checked_add(amount)
-            .ok_or_else(|| differs(position, "the transaction", "sums of 38 digits at most", "more"))?;
+        match side {
+            Side::Debit => debits.add(amount),
+            Side::Credit => credits.add(amount),
+        }
     }
     for (asset, debits, credits) in &sums {
         if debits != credits {
@@ -842,6 +841,35 @@ fn check_balance<'a>(
         }
     }
     if sums.is_empty() { Err(differs(position, "the transaction", "legs", "none")) } else { Ok(()) }
+}
+
+/// A sum of amounts, which may have more digits than an amount: two accounts without bounds
+/// may give away all that an amount can be in one transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sum {
+    /// Of 10^19 each.
+    high: i128,
+    /// Below 10^19.
+    low: i128,
+}
+
+impl Sum {
+    const HIGH: i128 = 10_i128.pow(19);
+
+    const fn add(&mut self, amount: Amount) {
+        self.low += amount.get() % Self::HIGH;
+        self.high += amount.get() / Self::HIGH + self.low / Self::HIGH;
+        self.low %= Self::HIGH;
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.high {
+            0 => write!(f, "{}", self.low),
+            high => write!(f, "{high}{:019}", self.low),
+        }
+    }
 }
 
 fn differs(

@@ -2,10 +2,11 @@
 
 use steelyard::projector::verify::Failure;
 
-use steelyard::ledger::{Command, Fact};
+use chrono::{TimeDelta, Utc};
+use steelyard::ledger::{Amount, Command, Fact, LegRequest, Side, TransactionRequest};
 use steelyard::sequencer::Outcome;
 
-use crate::fixture::{furnished, payment, projected, submit};
+use crate::fixture::{Scratch, code_of, euro, furnished, opening, payment, projected, submit};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn good_data_passes_and_everything_is_counted() {
@@ -139,6 +140,42 @@ async fn every_kind_of_damage_is_found_and_named() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What the legs of a transaction add up to may have more digits than an amount, whatever becomes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_of_more_than_an_amount_can_be_are_verified_and_rebuilt() {
+    let scratch = Scratch::empty().await;
+    let worker = scratch.work().await;
+    let ledger = worker.ledgers.get("main").unwrap();
+    for code in ["a", "b", "c", "d"] {
+        submit(&ledger, Command::OpenAccount(opening(code, Side::Credit, None)), None).await.unwrap();
+    }
+    let most =
+        |account: &str, side: Side| LegRequest { account: code_of(account), side, amount: Amount::MAX, asset: euro() };
+    let legs = [most("a", Side::Debit), most("b", Side::Debit), most("c", Side::Credit), most("d", Side::Credit)];
+    let request = TransactionRequest { legs: legs.into_iter().collect(), ..payment("a", "c", 1) };
+    let later = TransactionRequest { effective_at: Some(Utc::now() + TimeDelta::days(30)), ..request.clone() };
+    let mut found = Vec::new();
+    // The third finds the totals full.
+    for (n, request) in [request.clone(), later, request].into_iter().enumerate() {
+        let answer = submit(&ledger, Command::Transact(request), Some(&format!("k{n}"))).await.unwrap();
+        let Outcome::Recorded { index, .. } = answer.outcomes[0] else { panic!("{answer:?}") };
+        found.push(answer.batch.events[index].fact.type_name());
+    }
+    assert_eq!(found, ["transaction_posted", "transaction_scheduled", "transaction_rejected"]);
+    projected(&ledger).await;
+    worker.stop().await;
+    scratch.verify().await.unwrap();
+    scratch.rebuild().await.unwrap();
+    scratch.verify().await.unwrap();
+    // And a difference is still found.
+    scratch
+        .corrupt("UPDATE events SET payload = jsonb_set(payload, '{legs,0,amount}', '\"1\"') WHERE type = 'transaction_posted'")
+        .await;
+    let told = scratch.verify().await.unwrap_err().to_string();
+    let expected = format!("expected debits of 1{:0>38} EUR, found debits of 1{:0>38} EUR", "9".repeat(37) + "8", "0");
+    assert!(told.contains(&expected), "{told}\n{expected}");
 }
 
 /// Trap: an account whose projection has stopped is read back from its old row
