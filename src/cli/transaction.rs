@@ -248,10 +248,11 @@ pub(super) fn print(transaction: &Value, output: &Output) -> anyhow::Result<()> 
 }
 
 /// Members of a transaction that are shown, where they are there.
-const FACTS: [(&str, &str); 18] = [
+const FACTS: [(&str, &str); 19] = [
     ("type", "/type"),
     ("status", "/status"),
     ("reason", "/reason"),
+    ("because", "/rejection/detail"),
     ("of payment", "/payment/id"),
     ("payment now", "/payment/status"),
     ("payment left", "/payment/remaining"),

@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::params;
 use super::problem::{Code, Problem};
 use super::wire::Object;
 use super::wording;
@@ -24,7 +25,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 /// The bytes of a JSON body.
 ///
 /// # Errors
-/// `unsupported_media_type`, `body_too_large`, `request_timeout`, `malformed_request`.
+/// `unsupported_media_type`, `body_too_large`, `request_timeout`, `malformed_request`; `validation_failed`
+/// for parameters in the query, of which no route with a JSON body has any.
 pub async fn read(request: Request<Body>) -> Result<Bytes, Problem> {
     let (parts, body) = request.into_parts();
     let json = is_json(&parts.headers);
@@ -38,6 +40,7 @@ pub async fn read(request: Request<Body>) -> Result<Bytes, Problem> {
             "the content type is not application/json; send the header Content-Type: application/json",
         ));
     }
+    params::no_query(parts.uri.query())?;
     Ok(bytes)
 }
 

@@ -65,6 +65,32 @@ impl<T: DeserializeOwned> InQuery<T> {
     }
 }
 
+/// The query of a route that takes no parameters.
+///
+/// # Errors
+/// `validation_failed`: what somebody meant by one must not be done without it.
+pub fn no_query(query: Option<&str>) -> Result<(), Problem> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+
+    match query {
+        None | Some("") => Ok(()),
+        Some(query) => InQuery::<Nothing>::parse(query).map(|_| ()),
+    }
+}
+
+/// A request without parameters in the query.
+pub struct NoQuery;
+
+impl<S: Send + Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        no_query(parts.uri.query()).map(|()| Self)
+    }
+}
+
 /// In which order a list is, where both are offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::problem::Problem;
 use super::recorded::{CapturedHold, RateOutput, ReversedTransaction, reversed};
 use super::wire::{AmountText, Metadata, Timestamp};
 use crate::ledger::{
-    Amount, Event, Fact, HoldState, Kind, Leg, LegRequest, Origin, Position, Rate, RejectedTransaction, Side,
-    Transaction,
+    Amount, Event, Fact, HoldState, Kind, Leg, LegRequest, Origin, Position, Rate, RejectedTransaction, Rejection,
+    Side, Transaction,
 };
 use crate::store::story::Story;
 
@@ -29,6 +30,9 @@ pub struct TransactionOutput {
     pub status: &'static str,
     /// Code of the rule that declined it; null otherwise.
     pub reason: Option<&'static str>,
+    /// What there is to say of that; left out otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<RejectionOutput>,
     pub legs: Vec<LegOutput>,
     pub reference: Option<Arc<str>>,
     pub description: Option<Arc<str>>,
@@ -70,6 +74,38 @@ pub struct LegOutput {
     /// What is left to reverse, where something has been reversed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reversible: Option<AmountText>,
+}
+
+/// Why a transaction was declined: what the problem says that its request was answered
+/// with, and what nobody was told of one that was declined when it came due.
+#[derive(Debug, Serialize)]
+pub struct RejectionOutput {
+    detail: String,
+    account: String,
+    /// The velocity limit, and when the same would have passed, if ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passes_at: Option<Timestamp>,
+    /// Index of the item at fault, from 0, of a batch that was declined as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<usize>,
+}
+
+impl RejectionOutput {
+    fn new(rejection: &Rejection, item: Option<usize>, event: &Event) -> Self {
+        let (limit, passes_at) = match rejection {
+            Rejection::VelocityLimitExceeded { limit, passes_at, .. } => (Some(Arc::clone(limit)), *passes_at),
+            _ => (None, None),
+        };
+        Self {
+            detail: Problem::rejected(rejection, event.transaction_id, event.position).detail,
+            account: rejection.account().to_string(),
+            limit,
+            passes_at: passes_at.map(Timestamp),
+            item,
+        }
+    }
 }
 
 /// What a hold has come to.
@@ -138,9 +174,8 @@ impl TransactionOutput {
                     ..Self::asked(event, request)?
                 })
             }
-            Fact::TransactionRejected(rejected) | Fact::BatchRejected { rejected, .. } => {
-                Self::rejected(event, rejected)
-            }
+            Fact::TransactionRejected(rejected) => Self::rejected(event, rejected, None),
+            Fact::BatchRejected { item, rejected } => Self::rejected(event, rejected, Some(*item)),
             _ => None,
         }
     }
@@ -163,6 +198,7 @@ impl TransactionOutput {
             r#type: transaction.kind.as_str(),
             status,
             reason: None,
+            rejection: None,
             legs: transaction.legs.iter().map(leg).collect(),
             reference: transaction.reference.clone(),
             description: transaction.description.clone(),
@@ -182,7 +218,7 @@ impl TransactionOutput {
         })
     }
 
-    fn rejected(event: &Event, rejected: &RejectedTransaction) -> Option<Self> {
+    fn rejected(event: &Event, rejected: &RejectedTransaction, item: Option<usize>) -> Option<Self> {
         let request = &rejected.request;
         let (of, force) = request.terms.as_ref().map_or((None, false), |terms| (terms.of, terms.force));
         let (mut payment, mut reverses) = (None, None);
@@ -194,6 +230,7 @@ impl TransactionOutput {
         Some(Self {
             status: "rejected",
             reason: Some(rejected.reason.code()),
+            rejection: Some(RejectionOutput::new(&rejected.reason, item, event)),
             rates: request.rates().iter().map(RateOutput::from).collect(),
             payment,
             forced: reverses.is_some().then_some(force),
@@ -217,6 +254,7 @@ impl TransactionOutput {
             r#type: request.kind.as_str(),
             status: "rejected",
             reason: None,
+            rejection: None,
             legs: request.legs.iter().map(leg).collect(),
             reference: request.reference.clone(),
             description: request.description.clone(),
@@ -248,7 +286,8 @@ pub fn told(story: &Story) -> Option<TransactionOutput> {
             // It was scheduled: its legs are those that were posted, its place that at which it was scheduled.
             _ => {
                 let decided = TransactionOutput::new(event)?;
-                (output.status, output.reason, output.legs) = (decided.status, decided.reason, decided.legs);
+                (output.status, output.reason) = (decided.status, decided.reason);
+                (output.rejection, output.legs) = (decided.rejection, decided.legs);
             }
         }
     }

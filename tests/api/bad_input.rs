@@ -533,6 +533,40 @@ async fn queries_are_checked() {
     assert!(beyond.data().is_empty());
 }
 
+/// What somebody meant by a parameter must not be done without it.
+#[tokio::test]
+async fn what_changes_something_takes_no_parameters_in_its_query() {
+    let (_server, client) = start_with_accounts().await;
+    let head = client.head().await;
+    let id = uuid::Uuid::nil();
+    let paid = payment("bank", "bob", 1);
+    let routes = [
+        ("POST", "/accounts".to_owned(), json!({"code": "new", "asset": "EUR"})),
+        ("PATCH", "/accounts/bob".to_owned(), json!({"metadata": {"a": 1}})),
+        ("POST", "/accounts/bob/freeze".to_owned(), json!({"scope": "all", "reason": "r"})),
+        ("POST", "/accounts/bob/close".to_owned(), json!({})),
+        ("PUT", "/account-types/w:".to_owned(), json!({"normal": "debit"})),
+        ("DELETE", "/account-types/w:".to_owned(), json!({})),
+        ("DELETE", "/velocity-limits/w".to_owned(), json!({})),
+        ("PUT", "/assets/NEW".to_owned(), json!({"scale": 2})),
+        ("POST", "/payments".to_owned(), paid.clone()),
+        ("POST", "/payments/batch".to_owned(), json!({"payments": [paid]})),
+        ("POST", format!("/payments/{id}/capture"), json!({})),
+        ("POST", format!("/payments/{id}/void"), json!({})),
+        ("POST", format!("/transactions/{id}/reverse"), json!({})),
+        ("POST", format!("/transactions/{id}/cancel"), json!({})),
+        ("POST", "/periods/close".to_owned(), json!({"before": "2020-01-01"})),
+    ];
+    for (method, path, body) in routes {
+        let headers = [("content-type", "application/json"), ("idempotency-key", "k")];
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let answer = client.send(method, &format!("{path}?dry_run=true"), &headers, body.to_string()).await;
+        let answer = answer.is_problem(422, "validation_failed");
+        assert_eq!(answer.body["errors"][0]["pointer"], "/query/dry_run", "{path}: {}", answer.text);
+    }
+    assert_eq!(client.head().await, head);
+}
+
 #[tokio::test]
 async fn no_problem_tells_what_is_inside() {
     let (_server, client) = start_with_accounts().await;

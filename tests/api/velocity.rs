@@ -21,6 +21,10 @@ async fn a_payment_above_the_limit_is_declined_for_good_and_says_when_one_passes
     let shown =
         client.get(&format!("/transactions/{}", declined.body["transaction_id"].as_str().unwrap())).await.is(200);
     assert_eq!(shown.body["status"], "rejected");
+    assert_eq!(
+        shown.body["rejection"],
+        json!({"detail": detail, "account": "alice", "limit": "twice", "passes_at": passes_at})
+    );
 
     // The same key gets the same answer, and others are not concerned.
     let again = client.pay("c", &payment("alice", "bob", 1)).await.is_problem(422, "velocity_limit_exceeded");
@@ -48,6 +52,8 @@ async fn a_limit_counts_holds_and_every_leg() {
     let declined = declined.is_problem(422, "velocity_limit_exceeded").at("/payments/1");
     assert_eq!((&declined.body["limit"], &declined.body["account"]), (&json!("ten-a-day"), &json!("alice")));
     assert_eq!(declined.body.get("passes_at"), None);
+    let shown = client.get(&format!("/transactions/{}", declined.body["transaction_id"].as_str().unwrap())).await;
+    assert_eq!((&shown.body["rejection"]["item"], shown.body["rejection"].get("passes_at")), (&json!(1), None));
     // No other rejection has them.
     let declined = client.pay("poor", &payment("bob", "alice", 1_000)).await.is_problem(422, "insufficient_funds");
     assert_eq!((declined.body.get("limit"), declined.body.get("account")), (None, None));

@@ -445,6 +445,16 @@ fn story() -> Value {
                 "type": {"type": "string", "enum": Kind::ALL.map(Kind::as_str)},
                 "status": {"type": "string", "enum": TRANSACTION_STATUSES},
                 "reason": {"type": ["string", "null"], "enum": rejection_or_null(), "description": "The rule that declined it; null otherwise."},
+                "rejection": described(some_of(
+                    json!({
+                        "detail": {"type": "string", "description": "As in the problem that its request was answered with."},
+                        "account": account_code(),
+                        "limit": {"type": "string", "description": "The velocity limit."},
+                        "passes_at": described(timestamp(), "When the same would have passed the velocity limits; left out for never."),
+                        "item": {"type": "integer", "minimum": 0, "description": "Of a batch that was declined as a whole: the index of the item at fault."},
+                    }),
+                    &["detail", "account"],
+                ), "Of one that was declined: why."),
                 "legs": legs("TransactionLeg"),
                 "reference": text("As the client gave it."),
                 "description": text("As the client gave it."),

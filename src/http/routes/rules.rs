@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use smallvec::smallvec;
 use tokio::time::Instant;
 
-use super::super::params::{InPath, InQuery, limit, name_cursor, name_cursor_text};
+use super::super::params::{InPath, InQuery, NoQuery, limit, name_cursor, name_cursor_text};
 use super::super::problem::{Code, FieldError, Problem, Shape};
 use super::super::reads::{self, Consistency};
 use super::super::wire::{self, AmountInput, AmountText, Object, Page, Timestamp, present};
@@ -328,6 +328,7 @@ fn no_outcome() -> Problem {
 pub async fn remove_account_type(
     State(app): State<SharedApp>,
     InPath((name, prefix)): InPath<(String, String)>,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let ledger = ledger(&app, &name).await?;
     let prefix = name_in_path("/path/prefix", &prefix)?;
@@ -338,6 +339,7 @@ pub async fn remove_account_type(
 pub async fn remove_velocity_limit(
     State(app): State<SharedApp>,
     InPath((name, rule)): InPath<(String, String)>,
+    _: NoQuery,
 ) -> Result<Response, Problem> {
     let ledger = ledger(&app, &name).await?;
     let rule = name_in_path("/path/name", &rule)?;
