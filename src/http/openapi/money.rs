@@ -513,6 +513,18 @@ fn event_transaction(outcome: bool, more: &Value, more_required: &[&str]) -> Val
     some_of(with(fields, more), &required)
 }
 
+/// What velocity limits have counted with an event.
+fn usage() -> Value {
+    json!({"type": "array", "minItems": 1, "description": "What velocity limits have counted with it; left out for nothing.", "items": object(json!({
+        "leg": described(count(), "Index of the leg, from 0."),
+        "limit": described(position(), "Of the event that set the limit."),
+        "bucket": {"type": "integer", "description": "Where the bucket of time begins that it is counted in, in seconds after 1970."},
+        "since": {"type": "integer", "description": "Buckets of the limit that began before this count no longer; in seconds after 1970."},
+        "count": described(count(), "Legs in the bucket, with this one."),
+        "amount": described(amount(), "Their sum."),
+    }))})
+}
+
 /// The events that these routes record: type, name of the schema, payload.
 pub fn events() -> Vec<(&'static str, &'static str, Value)> {
     let scheduled_position = described(position(), "Of the event that scheduled it.");
@@ -541,9 +553,7 @@ pub fn events() -> Vec<(&'static str, &'static str, Value)> {
             "Of a reversal: what it is of.",
         ),
         "scheduled_position": scheduled_position,
-        "usage": {"type": "array", "description": "What velocity limits have counted with it.", "items": object(json!({
-            "leg": count(), "limit": position(), "bucket": {"type": "integer"}, "count": count(), "amount": amount(),
-        }))},
+        "usage": usage(),
     });
     let rejection = some_of(
         json!({
@@ -582,7 +592,11 @@ pub fn events() -> Vec<(&'static str, &'static str, Value)> {
         (
             "transaction_authorised",
             "TransactionAuthorised",
-            event_transaction(true, &json!({"expires_at": described(timestamp(), "Left out for never.")}), &[]),
+            event_transaction(
+                true,
+                &json!({"expires_at": described(timestamp(), "Left out for never."), "usage": usage()}),
+                &[],
+            ),
         ),
         ("hold_voided", "HoldVoided", released.clone()),
         ("hold_expired", "HoldExpired", released),
