@@ -18,7 +18,8 @@ use super::routes::accounts::canonical_metadata;
 use super::wire::{self, AmountInput, Object, unfit};
 use crate::ledger::transaction::LEGS_MAX;
 use crate::ledger::{
-    Amount, AssetCode, Capture, Expiry, Kind, LegRequest, Notes, Part, Rate, Reverse, Side, Terms, TransactionRequest,
+    Amount, AssetCode, Capture, Expiry, Kind, LegRequest, Notes, Part, RATE_DIGITS_MAX, RATES_MAX,
+    REMAINDER_DIGITS_MAX, Rate, Reverse, Side, Terms, TransactionRequest,
 };
 
 /// Bytes of a reference: an invoice number, an end-to-end id.
@@ -27,10 +28,6 @@ pub const REFERENCE_BYTES_MAX: usize = 255;
 const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// Seconds until a hold may expire: five years, as for one with a time.
 pub const EXPIRES_IN_S_MAX: u32 = 1_830 * 86_400;
-/// Exchange rates that one transaction may state: each is one multiplication.
-pub const RATES_MAX: usize = 16;
-/// Digits of a rate before its point, and behind it.
-const DECIMAL_DIGITS_MAX: usize = 18;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -245,7 +242,8 @@ impl<'de> Deserialize<'de> for DecimalInput {
     }
 }
 
-/// A decimal without an exponent and without zeros that say nothing.
+/// A decimal without an exponent and without zeros that say nothing, of as many
+/// digits as a rate may have before its point, and a remainder behind it.
 fn shortest_decimal(text: &str) -> Option<String> {
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
@@ -254,7 +252,7 @@ fn shortest_decimal(text: &str) -> Option<String> {
         return None;
     }
     let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-    if whole.len() > DECIMAL_DIGITS_MAX || fraction.len() > DECIMAL_DIGITS_MAX {
+    if whole.len() > RATE_DIGITS_MAX || fraction.len() > REMAINDER_DIGITS_MAX {
         return None;
     }
     Some(match (whole, fraction) {
@@ -389,7 +387,9 @@ impl Wrong {
         if is_same {
             self.add(format!("{base}/to"), "a rate is between two different assets");
         }
-        let positive = rate.0.filter(|text| text != "0" && !text.starts_with('-'));
+        let decimals = |text: &str| text.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        let is_rate = |text: &String| text != "0" && !text.starts_with('-') && decimals(text) <= RATE_DIGITS_MAX;
+        let positive = rate.0.filter(is_rate);
         let expected =
             "a rate is a decimal of more than zero, such as \"1.0845\", with at most 18 digits on either side";
         let rate = self.note(format!("{base}/rate"), positive.ok_or(expected));
@@ -398,7 +398,7 @@ impl Wrong {
             Some(DecimalInput(text)) => {
                 let unsigned = |text: &str| text.trim_start_matches('-').starts_with("0.");
                 let text = text.filter(|text| text == "0" || unsigned(text));
-                let expected = "a remainder is a decimal between -1 and 1, with at most 18 digits";
+                let expected = "a remainder is a decimal between -1 and 1, with at most 55 digits";
                 self.note(format!("{base}/remainder"), text.ok_or(expected))
             }
         };
@@ -557,8 +557,10 @@ mod tests {
         ] {
             assert_eq!(shortest_decimal(text).as_deref(), Some(expected), "{text}");
         }
+        let long = format!("0.{}", "1".repeat(55));
+        assert_eq!(shortest_decimal(&format!("{long}00")).as_ref(), Some(&long));
         let digits = "1".repeat(19);
-        let behind = format!("0.{digits}");
+        let behind = format!("{long}1");
         for text in ["", "-", ".5", "5.", "1e3", "1,5", "+1", "--1", "NaN", " 1", "1.2.3", &digits, &behind] {
             assert_eq!(shortest_decimal(text), None, "{text}");
         }
@@ -568,7 +570,8 @@ mod tests {
     fn decimals_are_strings_or_numbers() {
         let parse = |json: &str| serde_json::from_str::<DecimalInput>(json).map(|input| input.0);
         assert_eq!(parse("\"1.50\"").unwrap(), parse("1.5").unwrap());
-        assert_eq!(parse("0.1000000000000000055").unwrap(), None);
+        assert_eq!(parse("0.1000000000000000055").unwrap(), parse("\"0.1000000000000000055\"").unwrap());
+        assert_eq!(parse("1e3").unwrap(), None);
         for other in ["true", "null", "{}", "[1]"] {
             assert!(parse(other).is_err(), "{other}");
         }
@@ -645,6 +648,13 @@ mod tests {
                     r#"{{"legs":[{leg},{leg}],"rates":[{{"from":"EUR","to":"EUR","rate":"-1.1","remainder":1}}]}}"#
                 ),
                 &["/rates/0/to", "/rates/0/rate", "/rates/0/remainder"],
+            ),
+            (
+                format!(
+                    r#"{{"legs":[{leg},{leg}],"rates":[{{"from":"EUR","to":"USD","rate":"0.1000000000000000055","remainder":"0.{0}"}}]}}"#,
+                    "1".repeat(56)
+                ),
+                &["/rates/0/rate", "/rates/0/remainder"],
             ),
         ] {
             assert_eq!(pointers(&json, transaction), expected, "{json}");

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::problem::Code::{self, *};
-use super::super::requests::{EXPIRES_IN_S_MAX, RATES_MAX};
+use super::super::requests::EXPIRES_IN_S_MAX;
 use super::super::routes::transactions::BATCH_LEGS_MAX;
 use super::super::story::TRANSACTION_STATUSES;
 use super::operations::{ANY, BODY, LEDGER, LEDGER_IN_PATH, Operation, Parameter, REPLAYABLE, WRITE, json_answer};
@@ -12,7 +12,7 @@ use super::schemas::{
     rejection_or_null, result, short_name, side, some_of, text, timestamp, uuid,
 };
 use crate::ledger::transaction::LEGS_MAX;
-use crate::ledger::{HoldState, Kind};
+use crate::ledger::{HoldState, Kind, RATE_DIGITS_MAX, RATES_MAX, REMAINDER_DIGITS_MAX};
 use crate::store::story::LINKED_MAX;
 
 const KEY: Parameter = Parameter::Shared("Idempotency-Key");
@@ -56,7 +56,14 @@ const REVERSE: &[Code] = &[
 ];
 
 /// What the descriptions below say.
-const _: () = assert!(LEGS_MAX == 256 && BATCH_LEGS_MAX == 40_000 && RATES_MAX == 16 && LINKED_MAX == 1_000);
+const _: () = assert!(
+    LEGS_MAX == 256
+        && BATCH_LEGS_MAX == 40_000
+        && RATES_MAX == 16
+        && RATE_DIGITS_MAX == 18
+        && REMAINDER_DIGITS_MAX == 55
+        && LINKED_MAX == 1_000
+);
 
 pub const OPERATIONS: &[Operation] = &[
     Operation {
@@ -255,8 +262,8 @@ fn requests() -> Value {
             json!({
                 "from": short_name(),
                 "to": short_name(),
-                "rate": {"type": ["string", "number"], "description": "Whole units of `to` for one whole unit of `from`: a plain decimal of more than zero, at most 18 digits on either side of the point. A string is exact whatever the JSON library."},
-                "remainder": {"type": ["string", "number", "null"], "default": null, "description": "What rounding left over, in the smallest unit of `to`: a decimal between -1 and 1."},
+                "rate": {"type": ["string", "number"], "pattern": format!("^0*[0-9]{{1,{RATE_DIGITS_MAX}}}(\\.[0-9]{{1,{RATE_DIGITS_MAX}}}0*)?$"), "description": "Whole units of `to` for one whole unit of `from`: a plain decimal of more than zero, at most 18 digits on either side of the point. A string is exact whatever the JSON library."},
+                "remainder": {"type": ["string", "number", "null"], "pattern": format!("^-?0+(\\.[0-9]{{1,{REMAINDER_DIGITS_MAX}}}0*)?$"), "default": null, "description": "What rounding left over, in the smallest unit of `to`: a decimal between -1 and 1, of at most 55 digits, which are as many as the product can have. The problem that comes without it says which it is."},
             }),
             &["from", "to", "rate"],
         ),
