@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::problem::FieldError;
 use super::routes::accounts::canonical_metadata;
+use super::time::{time, time_or_date};
 use super::wire::{self, AmountInput, Object, unfit};
 use crate::ledger::transaction::LEGS_MAX;
 use crate::ledger::{
@@ -345,7 +346,7 @@ impl Wrong {
     }
 
     fn effective_at(&mut self, text: Option<Cow<'_, str>>) -> Option<DateTime<Utc>> {
-        let time = self.note("/effective_at", time_or_date(&text?))?;
+        let time = self.note("/effective_at", time_or_date(&text?).ok_or(TIME_OR_DATE_EXPECTED))?;
         if time < DateTime::UNIX_EPOCH {
             self.add("/effective_at", "this lies too far in the past: before 1970");
         }
@@ -415,23 +416,8 @@ impl Wrong {
     }
 }
 
-/// A time to the microsecond; a date is its first moment in UTC. Years have four
-/// digits: what the log says of others could not be read back.
-///
-/// # Errors
-/// What was expected.
-pub fn time_or_date(text: &str) -> Result<DateTime<Utc>, &'static str> {
-    let time = match DateTime::parse_from_rfc3339(text) {
-        Ok(time) => time.with_timezone(&Utc),
-        Err(_) => Some(text)
-            .filter(|text| text.starts_with(|first: char| first.is_ascii_digit()))
-            .and_then(|text| text.parse::<NaiveDate>().ok())
-            .ok_or("expected a time such as 2026-01-31T12:00:00Z, or a date")?
-            .and_time(NaiveTime::MIN)
-            .and_utc(),
-    };
-    DateTime::from_timestamp_micros(time.timestamp_micros()).ok_or("this lies too far in the past")
-}
+/// What is told to whoever sends another time.
+pub const TIME_OR_DATE_EXPECTED: &str = "expected a time such as 2026-01-31T12:00:00Z, or a date such as 2026-01-31";
 
 /// # Errors
 /// All that is wrong with it.
@@ -484,9 +470,8 @@ fn hold(wrong: &mut Wrong, capture: Option<&str>, at: Option<&str>, within: Opti
     match (at, within) {
         (None, None) => Some(Expiry::Never),
         (Some(text), None) => {
-            let time = DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros());
-            let time = time.and_then(DateTime::from_timestamp_micros);
-            wrong.note("/expires_at", time.ok_or("expected a time such as 2026-01-31T12:00:00Z")).map(Expiry::At)
+            let expected = "expected a time such as 2026-01-31T12:00:00Z";
+            wrong.note("/expires_at", time(text).ok_or(expected)).map(Expiry::At)
         }
         (None, Some(SecondsInput(seconds))) => {
             let seconds = seconds.filter(|seconds| (1..=EXPIRES_IN_S_MAX).contains(seconds));
@@ -587,18 +572,6 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_its_first_moment_in_utc() {
-        let time = |text: &str| time_or_date(text).map(|time| time.to_rfc3339());
-        assert_eq!(time("2026-01-31"), time("2026-01-31T01:00:00+01:00"));
-        assert_eq!(time("2026-01-31").unwrap(), "2026-01-31T00:00:00+00:00");
-        for text in
-            ["", "2026-02-29", "2026-01", "31.01.2026", "10000-01-01", "+10000-01-01", "-0001-01-01", " -001-01-01"]
-        {
-            assert!(time(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn terms_of_a_payment_that_do_not_go_together_are_refused() {
         for (more, expected) in [
             (r#""capture":"automatic""#, &[][..]),
@@ -620,6 +593,9 @@ mod tests {
             (r#""capture":"manual","effective_at":"2030-01-01""#, &["/effective_at"]),
             (r#""effective_at":"1969-12-31T23:59:59Z""#, &["/effective_at"]),
             (r#""effective_at":"tomorrow""#, &["/effective_at"]),
+            (r#""effective_at":"2026-1-1""#, &["/effective_at"]),
+            (r#""effective_at":"2026-12-31T23:59:60Z""#, &["/effective_at"]),
+            (r#""capture":"manual","expires_at":"2026-12-31T23:59:60Z""#, &["/expires_at"]),
         ] {
             let json = format!(r#"{{"from":"a","to":"b","amount":1,"asset":"EUR",{more}}}"#);
             assert_eq!(pointers(&json, payment), expected, "{more}");

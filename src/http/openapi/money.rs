@@ -197,7 +197,7 @@ fn effective_at() -> Value {
     json!({
         "type": ["string", "null"], "default": null,
         "anyOf": [{"format": "date-time"}, {"format": "date"}, {"type": "null"}],
-        "description": "When it counts for the books: RFC 3339, or a date, which begins at midnight in UTC; by default when it is recorded. From 1970 on, outside of closed periods; in the future, up to 1,830 days ahead, it is scheduled.",
+        "description": "When it counts for the books: RFC 3339 with seconds of 00 to 59, of which digits after the microsecond are cut, or a date (`2026-01-31`), which begins at midnight in UTC; by default when it is recorded. From 1970 on, outside of closed periods; in the future, up to 1,830 days ahead, it is scheduled.",
     })
 }
 
@@ -205,7 +205,7 @@ fn effective_at() -> Value {
 pub fn payment_terms() -> Value {
     json!({
         "capture": {"type": ["string", "null"], "enum": ["automatic", "manual", null], "default": "automatic", "description": "`manual` only reserves the funds, to be captured or voided later."},
-        "expires_at": {"type": ["string", "null"], "format": "date-time", "default": null, "description": "When what is reserved is given back by itself; in the future, up to 1,830 days ahead. Only with `\"capture\": \"manual\"`."},
+        "expires_at": {"type": ["string", "null"], "format": "date-time", "default": null, "description": "When what is reserved is given back by itself: RFC 3339 with seconds of 00 to 59, of which digits after the microsecond are cut; in the future, up to 1,830 days ahead. Only with `\"capture\": \"manual\"`."},
         "expires_in_s": {"type": ["integer", "null"], "minimum": 1, "maximum": EXPIRES_IN_S_MAX, "default": null, "description": "The same, in seconds after it is recorded. Either this or `expires_at`."},
         "effective_at": effective_at(),
     })
