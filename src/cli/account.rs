@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use chrono::{DateTime, NaiveDate, SecondsFormat};
+use chrono::SecondsFormat;
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use reqwest::StatusCode;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::account_changes::{self, CloseArgs, FreezeArgs, ReopenArgs, UnfreezeArgs, UpdateArgs};
 use super::client::{AccountRequest, ApiArgs, Client, Page};
 use super::output::{self, Column, Output, printable};
+use crate::http::time::time_or_date;
 use crate::metadata;
 
 #[derive(Debug, Args)]
@@ -214,12 +215,8 @@ fn parse_list_limit(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn parse_time(text: &str) -> Result<String, String> {
-    if let Ok(day) = text.parse::<NaiveDate>() {
-        return Ok(format!("{day}T00:00:00Z"));
-    }
-    let wrong = |_| "a time such as 2026-11-22T20:13:04Z, or a date such as 2026-11-22".to_owned();
-    let time = DateTime::parse_from_rfc3339(text).map_err(wrong)?;
-    Ok(time.to_utc().to_rfc3339_opts(SecondsFormat::Micros, true))
+    let time = time_or_date(text).ok_or("a time such as 2026-11-22T20:13:04Z, or a date such as 2026-11-22")?;
+    Ok(time.to_rfc3339_opts(SecondsFormat::Micros, true))
 }
 
 pub(super) fn parse_limit(text: &str) -> Result<Limit, String> {
@@ -566,9 +563,11 @@ mod tests {
 
     #[test]
     fn a_time_is_rfc_3339_or_a_date() {
-        assert_eq!(parse_time("2026-11-01").unwrap(), "2026-11-01T00:00:00Z");
+        assert_eq!(parse_time("2026-11-01").unwrap(), "2026-11-01T00:00:00.000000Z");
         assert_eq!(parse_time("2026-11-01T01:00:00+02:00").unwrap(), "2026-10-31T23:00:00.000000Z");
-        for wrong in ["", "november", "2026-11", "2026-11-31", "2026-11-01T00:00:00"] {
+        for wrong in
+            ["", "november", "2026-11", "2026-11-1", "2026-11-31", "2026-11-01T00:00:00", "2026-12-31T23:59:60Z"]
+        {
             assert!(parse_time(wrong).unwrap_err().contains("such as"), "{wrong}");
         }
     }

@@ -4,12 +4,13 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
 use super::params::InQuery;
 use super::problem::{FieldError, Problem};
+use super::time::time_or_date;
 use super::wording::KNOWN_ARE;
 use crate::ledger::Amount;
 use crate::metadata::{SEARCHABLE_BYTES_MAX, escape};
@@ -79,9 +80,7 @@ fn check(metadata: &[Pair]) -> Result<(), Problem> {
 /// A time: RFC 3339, or a date, which is its midnight in UTC.
 pub fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
     let Some(text) = text else { return Ok(None) };
-    let date = || NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| text.len() == 10);
-    let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).ok();
-    time.or_else(|| date().map(|date| date.and_time(NaiveTime::MIN).and_utc())).map(Some).ok_or_else(|| {
+    time_or_date(text).map(Some).ok_or_else(|| {
         let detail = "a time is RFC 3339, such as 2026-11-24T09:30:00Z, or a date, such as 2026-11-24, which begins \
                       in UTC; a plus sign is %2B in a query";
         Problem::invalid(format!("/query/{name}"), detail)

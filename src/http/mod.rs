@@ -25,6 +25,7 @@ pub mod server;
 pub mod starting;
 pub mod statement;
 mod story;
+pub mod time;
 pub mod wire;
 mod wording;
 

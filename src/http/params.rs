@@ -136,8 +136,7 @@ pub fn name_cursor(kind: char, after: Option<&str>) -> Result<&str, Problem> {
 /// # Errors
 /// `validation_failed` for what is not RFC 3339.
 pub fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Problem> {
-    let parsed = DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros());
-    parsed.and_then(DateTime::from_timestamp_micros).ok_or_else(|| {
+    super::time::time(text).ok_or_else(|| {
         let detail = "a time is RFC 3339, such as 2026-11-22T20:13:04Z; in a query + is written %2B";
         Problem::invalid(format!("/query/{name}"), detail)
     })

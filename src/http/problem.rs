@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use super::wire::Timestamp;
 use crate::ledger::rule::RULES_MAX;
-use crate::ledger::{AccountCode, HoldState, Place, Position, Refusal, Rejection, RuleKey};
+use crate::ledger::{
+    AccountCode, HoldState, LegRequest, Place, Position, Refusal, RejectedTransaction, Rejection, RuleKey, Side,
+};
 use crate::sequencer::Unavailable;
 use crate::store;
 
@@ -366,10 +368,10 @@ impl Problem {
     }
 
     /// A rejection that is recorded at `position`.
-    pub fn rejected(rejection: &Rejection, transaction_id: Option<Uuid>, position: Position) -> Self {
+    pub fn rejected(rejected: &RejectedTransaction, transaction_id: Option<Uuid>, position: Position) -> Self {
         let time = |time: &DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Micros, true);
         let mut exceeded = None;
-        let (code, detail) = match rejection {
+        let (code, detail) = match &rejected.reason {
             Rejection::HoldNotOpen { state, .. } => (
                 Code::HoldNotOpen,
                 match state {
@@ -404,12 +406,30 @@ impl Problem {
                     "account {account} has {available} available, would have {would_be}, and may not have less than {min_balance}"
                 ),
             ),
+            // Where no cap is broken, a total is full.
+            Rejection::BalanceLimitExceeded { account, would_be, max_balance } if would_be <= max_balance => {
+                let totals = totals(&rejected.request.legs, account);
+                let detail = format!(
+                    "the total of {totals} of account {account}, with what is pending, would have more than 38 digits"
+                );
+                (Code::BalanceLimitExceeded, detail)
+            }
             Rejection::BalanceLimitExceeded { account, would_be, max_balance } => (
                 Code::BalanceLimitExceeded,
                 format!("account {account} would have {would_be}, and may not have more than {max_balance}"),
             ),
         };
         Self { transaction_id, position: Some(position), exceeded, reflects: Some(position), ..Self::new(code, detail) }
+    }
+}
+
+/// Which totals of an account legs raise.
+fn totals(legs: &[LegRequest], account: &AccountCode) -> &'static str {
+    let has = |side| legs.iter().any(|leg| leg.account == *account && leg.side == side);
+    match (has(Side::Debit), has(Side::Credit)) {
+        (true, false) => "debits",
+        (false, true) => "credits",
+        _ => "debits or credits",
     }
 }
 

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -15,10 +15,12 @@ use uuid::Uuid;
 
 use super::problem::FieldError;
 use super::routes::accounts::canonical_metadata;
+use super::time::{time, time_or_date};
 use super::wire::{self, AmountInput, Object, unfit};
 use crate::ledger::transaction::LEGS_MAX;
 use crate::ledger::{
-    Amount, AssetCode, Capture, Expiry, Kind, LegRequest, Notes, Part, Rate, Reverse, Side, Terms, TransactionRequest,
+    Amount, AssetCode, Capture, Expiry, Kind, LegRequest, Notes, Part, RATE_DIGITS_MAX, RATES_MAX,
+    REMAINDER_DIGITS_MAX, Rate, Reverse, Side, Terms, TransactionRequest,
 };
 
 /// Bytes of a reference: an invoice number, an end-to-end id.
@@ -27,10 +29,6 @@ pub const REFERENCE_BYTES_MAX: usize = 255;
 const DESCRIPTION_BYTES_MAX: usize = 1_024;
 /// Seconds until a hold may expire: five years, as for one with a time.
 pub const EXPIRES_IN_S_MAX: u32 = 1_830 * 86_400;
-/// Exchange rates that one transaction may state: each is one multiplication.
-pub const RATES_MAX: usize = 16;
-/// Digits of a rate before its point, and behind it.
-const DECIMAL_DIGITS_MAX: usize = 18;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -245,7 +243,8 @@ impl<'de> Deserialize<'de> for DecimalInput {
     }
 }
 
-/// A decimal without an exponent and without zeros that say nothing.
+/// A decimal without an exponent and without zeros that say nothing, of as many
+/// digits as a rate may have before its point, and a remainder behind it.
 fn shortest_decimal(text: &str) -> Option<String> {
     let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
@@ -254,7 +253,7 @@ fn shortest_decimal(text: &str) -> Option<String> {
         return None;
     }
     let (whole, fraction) = (whole.trim_start_matches('0'), fraction.trim_end_matches('0'));
-    if whole.len() > DECIMAL_DIGITS_MAX || fraction.len() > DECIMAL_DIGITS_MAX {
+    if whole.len() > RATE_DIGITS_MAX || fraction.len() > REMAINDER_DIGITS_MAX {
         return None;
     }
     Some(match (whole, fraction) {
@@ -347,7 +346,7 @@ impl Wrong {
     }
 
     fn effective_at(&mut self, text: Option<Cow<'_, str>>) -> Option<DateTime<Utc>> {
-        let time = self.note("/effective_at", time_or_date(&text?))?;
+        let time = self.note("/effective_at", time_or_date(&text?).ok_or(TIME_OR_DATE_EXPECTED))?;
         if time < DateTime::UNIX_EPOCH {
             self.add("/effective_at", "this lies too far in the past: before 1970");
         }
@@ -389,7 +388,9 @@ impl Wrong {
         if is_same {
             self.add(format!("{base}/to"), "a rate is between two different assets");
         }
-        let positive = rate.0.filter(|text| text != "0" && !text.starts_with('-'));
+        let decimals = |text: &str| text.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+        let is_rate = |text: &String| text != "0" && !text.starts_with('-') && decimals(text) <= RATE_DIGITS_MAX;
+        let positive = rate.0.filter(is_rate);
         let expected =
             "a rate is a decimal of more than zero, such as \"1.0845\", with at most 18 digits on either side";
         let rate = self.note(format!("{base}/rate"), positive.ok_or(expected));
@@ -398,7 +399,7 @@ impl Wrong {
             Some(DecimalInput(text)) => {
                 let unsigned = |text: &str| text.trim_start_matches('-').starts_with("0.");
                 let text = text.filter(|text| text == "0" || unsigned(text));
-                let expected = "a remainder is a decimal between -1 and 1, with at most 18 digits";
+                let expected = "a remainder is a decimal between -1 and 1, with at most 55 digits";
                 self.note(format!("{base}/remainder"), text.ok_or(expected))
             }
         };
@@ -415,23 +416,8 @@ impl Wrong {
     }
 }
 
-/// A time to the microsecond; a date is its first moment in UTC. Years have four
-/// digits: what the log says of others could not be read back.
-///
-/// # Errors
-/// What was expected.
-pub fn time_or_date(text: &str) -> Result<DateTime<Utc>, &'static str> {
-    let time = match DateTime::parse_from_rfc3339(text) {
-        Ok(time) => time.with_timezone(&Utc),
-        Err(_) => Some(text)
-            .filter(|text| text.starts_with(|first: char| first.is_ascii_digit()))
-            .and_then(|text| text.parse::<NaiveDate>().ok())
-            .ok_or("expected a time such as 2026-01-31T12:00:00Z, or a date")?
-            .and_time(NaiveTime::MIN)
-            .and_utc(),
-    };
-    DateTime::from_timestamp_micros(time.timestamp_micros()).ok_or("this lies too far in the past")
-}
+/// What is told to whoever sends another time.
+pub const TIME_OR_DATE_EXPECTED: &str = "expected a time such as 2026-01-31T12:00:00Z, or a date such as 2026-01-31";
 
 /// # Errors
 /// All that is wrong with it.
@@ -484,9 +470,8 @@ fn hold(wrong: &mut Wrong, capture: Option<&str>, at: Option<&str>, within: Opti
     match (at, within) {
         (None, None) => Some(Expiry::Never),
         (Some(text), None) => {
-            let time = DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros());
-            let time = time.and_then(DateTime::from_timestamp_micros);
-            wrong.note("/expires_at", time.ok_or("expected a time such as 2026-01-31T12:00:00Z")).map(Expiry::At)
+            let expected = "expected a time such as 2026-01-31T12:00:00Z";
+            wrong.note("/expires_at", time(text).ok_or(expected)).map(Expiry::At)
         }
         (None, Some(SecondsInput(seconds))) => {
             let seconds = seconds.filter(|seconds| (1..=EXPIRES_IN_S_MAX).contains(seconds));
@@ -557,8 +542,10 @@ mod tests {
         ] {
             assert_eq!(shortest_decimal(text).as_deref(), Some(expected), "{text}");
         }
+        let long = format!("0.{}", "1".repeat(55));
+        assert_eq!(shortest_decimal(&format!("{long}00")).as_ref(), Some(&long));
         let digits = "1".repeat(19);
-        let behind = format!("0.{digits}");
+        let behind = format!("{long}1");
         for text in ["", "-", ".5", "5.", "1e3", "1,5", "+1", "--1", "NaN", " 1", "1.2.3", &digits, &behind] {
             assert_eq!(shortest_decimal(text), None, "{text}");
         }
@@ -568,7 +555,8 @@ mod tests {
     fn decimals_are_strings_or_numbers() {
         let parse = |json: &str| serde_json::from_str::<DecimalInput>(json).map(|input| input.0);
         assert_eq!(parse("\"1.50\"").unwrap(), parse("1.5").unwrap());
-        assert_eq!(parse("0.1000000000000000055").unwrap(), None);
+        assert_eq!(parse("0.1000000000000000055").unwrap(), parse("\"0.1000000000000000055\"").unwrap());
+        assert_eq!(parse("1e3").unwrap(), None);
         for other in ["true", "null", "{}", "[1]"] {
             assert!(parse(other).is_err(), "{other}");
         }
@@ -581,18 +569,6 @@ mod tests {
     ) -> Vec<String> {
         let errors = read(serde_json::from_str(json).unwrap()).err().unwrap_or_default();
         errors.into_iter().map(|error| error.pointer).collect()
-    }
-
-    #[test]
-    fn a_date_is_its_first_moment_in_utc() {
-        let time = |text: &str| time_or_date(text).map(|time| time.to_rfc3339());
-        assert_eq!(time("2026-01-31"), time("2026-01-31T01:00:00+01:00"));
-        assert_eq!(time("2026-01-31").unwrap(), "2026-01-31T00:00:00+00:00");
-        for text in
-            ["", "2026-02-29", "2026-01", "31.01.2026", "10000-01-01", "+10000-01-01", "-0001-01-01", " -001-01-01"]
-        {
-            assert!(time(text).is_err(), "{text}");
-        }
     }
 
     #[test]
@@ -617,6 +593,9 @@ mod tests {
             (r#""capture":"manual","effective_at":"2030-01-01""#, &["/effective_at"]),
             (r#""effective_at":"1969-12-31T23:59:59Z""#, &["/effective_at"]),
             (r#""effective_at":"tomorrow""#, &["/effective_at"]),
+            (r#""effective_at":"2026-1-1""#, &["/effective_at"]),
+            (r#""effective_at":"2026-12-31T23:59:60Z""#, &["/effective_at"]),
+            (r#""capture":"manual","expires_at":"2026-12-31T23:59:60Z""#, &["/expires_at"]),
         ] {
             let json = format!(r#"{{"from":"a","to":"b","amount":1,"asset":"EUR",{more}}}"#);
             assert_eq!(pointers(&json, payment), expected, "{more}");
@@ -645,6 +624,13 @@ mod tests {
                     r#"{{"legs":[{leg},{leg}],"rates":[{{"from":"EUR","to":"EUR","rate":"-1.1","remainder":1}}]}}"#
                 ),
                 &["/rates/0/to", "/rates/0/rate", "/rates/0/remainder"],
+            ),
+            (
+                format!(
+                    r#"{{"legs":[{leg},{leg}],"rates":[{{"from":"EUR","to":"USD","rate":"0.1000000000000000055","remainder":"0.{0}"}}]}}"#,
+                    "1".repeat(56)
+                ),
+                &["/rates/0/rate", "/rates/0/remainder"],
             ),
         ] {
             assert_eq!(pointers(&json, transaction), expected, "{json}");

@@ -93,14 +93,14 @@ pub struct RejectionOutput {
 }
 
 impl RejectionOutput {
-    fn new(rejection: &Rejection, item: Option<usize>, event: &Event) -> Self {
-        let (limit, passes_at) = match rejection {
+    fn new(rejected: &RejectedTransaction, item: Option<usize>, event: &Event) -> Self {
+        let (limit, passes_at) = match &rejected.reason {
             Rejection::VelocityLimitExceeded { limit, passes_at, .. } => (Some(Arc::clone(limit)), *passes_at),
             _ => (None, None),
         };
         Self {
-            detail: Problem::rejected(rejection, event.transaction_id, event.position).detail,
-            account: rejection.account().to_string(),
+            detail: Problem::rejected(rejected, event.transaction_id, event.position).detail,
+            account: rejected.reason.account().to_string(),
             limit,
             passes_at: passes_at.map(Timestamp),
             item,
@@ -230,7 +230,7 @@ impl TransactionOutput {
         Some(Self {
             status: "rejected",
             reason: Some(rejected.reason.code()),
-            rejection: Some(RejectionOutput::new(&rejected.reason, item, event)),
+            rejection: Some(RejectionOutput::new(rejected, item, event)),
             rates: request.rates().iter().map(RateOutput::from).collect(),
             payment,
             forced: reverses.is_some().then_some(force),

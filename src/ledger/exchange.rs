@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use bigdecimal::{BigDecimal, One, Signed, Zero};
 
+use super::asset::SCALE_MAX;
 use super::book::Book;
 use super::name::AssetCode;
 use super::rejection::{Field, Place, Refusal};
@@ -12,9 +13,13 @@ use super::transaction::{Kind, LegRequest, Rate, Side, TransactionRequest};
 
 /// Rates one transaction may state: each is shown wherever the transaction is.
 pub const RATES_MAX: usize = 16;
-/// Digits of a rate or remainder before the point, and as many after it: enough for
-/// the smallest unit of any asset in any other.
-const RATE_DIGITS_MAX: usize = 18;
+/// Digits of a rate before the point, and as many after it: enough for the smallest
+/// unit of any asset in any other.
+pub const RATE_DIGITS_MAX: usize = 18;
+/// Digits of a remainder after the point: as many as the product can have that it
+/// is left of, which are those of the rate, and those of the scale of `from`
+/// where `to` has none.
+pub const REMAINDER_DIGITS_MAX: usize = RATE_DIGITS_MAX + SCALE_MAX as usize;
 
 /// Whether every rate of the request is one, and holds for the legs exactly.
 ///
@@ -34,6 +39,9 @@ pub(super) fn check(book: &Book, request: &TransactionRequest) -> Result<(), Ref
     rates.iter().enumerate().try_for_each(|(index, rate)| check_rate(book, &request.legs, index, rate))
 }
 
+/// What the texts say.
+const _: () = assert!(RATES_MAX == 16 && RATE_DIGITS_MAX == 18 && REMAINDER_DIGITS_MAX == 55);
+
 fn check_rate(book: &Book, legs: &[LegRequest], index: usize, rate: &Rate) -> Result<(), Refusal> {
     let Rate { from, to, .. } = rate;
     let at = |field| Place::Rate(index, Some(field));
@@ -46,18 +54,20 @@ fn check_rate(book: &Book, legs: &[LegRequest], index: usize, rate: &Rate) -> Re
     {
         return Err(invalid(at(field), format!("a rate is of {asset}, which no leg is in")));
     }
-    let factor = plain_decimal(&rate.rate).filter(Signed::is_positive);
+    let factor = plain_decimal(&rate.rate, RATE_DIGITS_MAX).filter(Signed::is_positive);
     let expected = "a rate is a decimal above zero with at most 18 digits before the point and 18 after it";
     let factor = factor.ok_or(invalid(at(Field::Rate), expected))?;
     let remainder = match &rate.remainder {
         None => Some(BigDecimal::zero()),
         Some(text) => signed_decimal(text).filter(|remainder| remainder.abs() < BigDecimal::one()),
     };
-    let expected = "a remainder is a decimal between -1 and 1 with at most 18 decimals";
+    let expected = "a remainder is a decimal between -1 and 1 with at most 55 decimals";
     let remainder = remainder.ok_or(invalid(at(Field::Remainder), expected))?;
     // An asset that is not defined has no account: the legs are refused for that.
     let (Some(scale_from), Some(scale_to)) = (book.asset_scale(from), book.asset_scale(to)) else { return Ok(()) };
 
+    // Bounded, so exact: 256 amounts of 38 digits, 18 digits of a rate on either side
+    // of its point, and 37 by which the scales differ.
     let (given, got) = (debits(legs, from), debits(legs, to));
     let exact = &given * &factor * power_of_ten(i64::from(scale_to) - i64::from(scale_from));
     let needed = (&exact - &got).normalized();
@@ -69,8 +79,7 @@ fn check_rate(book: &Book, legs: &[LegRequest], index: usize, rate: &Rate) -> Re
         rate = rate.rate,
         exact = exact.normalized().to_plain_string(),
     );
-    let can_be_named = needed.abs() < BigDecimal::one() && needed.fractional_digit_count() <= RATE_DIGITS_MAX as i64;
-    let detail = if can_be_named {
+    let detail = if needed.abs() < BigDecimal::one() {
         format!("{product}: the remainder to name is {:?}", needed.to_plain_string())
     } else {
         format!("{product}: the legs do not match the rate")
@@ -92,18 +101,22 @@ fn power_of_ten(exponent: i64) -> BigDecimal {
     BigDecimal::new(1.into(), -exponent)
 }
 
-/// Digits, and perhaps a point between them; no sign, no exponent.
-fn plain_decimal(text: &str) -> Option<BigDecimal> {
+/// Digits, and perhaps a point and at most so many decimals; no sign, no exponent.
+fn plain_decimal(text: &str, decimals_max: usize) -> Option<BigDecimal> {
     let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
     let is_digits =
-        |part: &str| (1..=RATE_DIGITS_MAX).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
-    if is_digits(whole) && is_digits(decimals) { BigDecimal::from_str(text).ok() } else { None }
+        |part: &str, most: usize| (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit());
+    if is_digits(whole, RATE_DIGITS_MAX) && is_digits(decimals, decimals_max) {
+        BigDecimal::from_str(text).ok()
+    } else {
+        None
+    }
 }
 
 fn signed_decimal(text: &str) -> Option<BigDecimal> {
     match text.strip_prefix('-') {
-        Some(text) => plain_decimal(text).map(|decimal| -decimal),
-        None => plain_decimal(text),
+        Some(text) => plain_decimal(text, REMAINDER_DIGITS_MAX).map(|decimal| -decimal),
+        None => plain_decimal(text, REMAINDER_DIGITS_MAX),
     }
 }
 
@@ -117,7 +130,7 @@ mod tests {
 
     fn book() -> Book {
         let mut book = Book::default();
-        for (code, scale) in [("EUR", 2), ("USD", 2), ("JPY", 0), ("WEI", 18)] {
+        for (code, scale) in [("EUR", 2), ("USD", 2), ("JPY", 0), ("WEI", 18), ("DUST", 37)] {
             book.load_asset(asset(code), scale);
         }
         book
@@ -169,13 +182,59 @@ mod tests {
         );
     }
 
+    /// However many digits the product has.
+    #[test]
+    fn what_rounding_leaves_over_can_be_named_whatever_the_scales() {
+        let (most, nines) = ("9".repeat(38), "9".repeat(18));
+        for (from, to, between, at, product, remainder) in [
+            (
+                "1234567890123456789 WEI",
+                "426764 USD",
+                ["WEI", "USD"],
+                "3456.7891",
+                "426764.08257887630825361999",
+                "0.08257887630825361999",
+            ),
+            (
+                "1234567890123456789 WEI",
+                "426765 USD",
+                ["WEI", "USD"],
+                "3456.7891",
+                "426764.08257887630825361999",
+                "-0.91742112369174638001",
+            ),
+            (
+                &format!("{most} DUST"),
+                "10000000000000000000 JPY",
+                ["DUST", "JPY"],
+                &format!("{nines}.{nines}"),
+                "9999999999999999999.9999999999999999899000000000000000000000000000000000001",
+                "-0.0000000000000000100999999999999999999999999999999999999",
+            ),
+            (
+                "1 DUST",
+                "1 JPY",
+                ["DUST", "JPY"],
+                &format!("0.{}1", "0".repeat(17)),
+                &format!("0.{}1", "0".repeat(54)),
+                &format!("-0.{nines}{nines}{nines}9"),
+            ),
+        ] {
+            let [of, into] = between;
+            let without = checked(from, to, vec![rate(of, into, at, None)]).unwrap_err();
+            assert!(without.contains(&format!("are exactly {product} of {into}")), "{without}");
+            assert!(without.ends_with(&format!("the remainder to name is {remainder:?}")), "{without}");
+            checked(from, to, vec![rate(of, into, at, Some(remainder))]).unwrap();
+        }
+    }
+
     #[test]
     fn rates_and_remainders_are_plain_decimals() {
         for text in ["", "0", "0.0", "-1", "+1", "1.", ".5", "1e3", "1,5", "1_0", "NaN", " 1", "1.0000000000000000000"]
         {
             checked("100 EUR", "100 USD", vec![rate("EUR", "USD", text, None)]).unwrap_err();
         }
-        for text in ["", "1", "-1", "1.0", "+0", "0.", "--0", "0.0000000000000000001"] {
+        for text in ["", "1", "-1", "1.0", "+0", "0.", "--0", &format!("0.{}1", "0".repeat(55))] {
             checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1", Some(text))]).unwrap_err();
         }
         checked("100 EUR", "100 USD", vec![rate("EUR", "USD", "1.000000000000000000", Some("-0"))]).unwrap();

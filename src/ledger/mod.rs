@@ -32,6 +32,7 @@ pub use decide::{
     AccountUpdate, Cancel, Capture, ChangeAccount, Command, Notes, OpenAccount, Part, Reverse, Verdict, Void, decide,
 };
 pub use event::{AccountChanged, Change, Event, Fact, Moment, Position};
+pub use exchange::{RATE_DIGITS_MAX, RATES_MAX, REMAINDER_DIGITS_MAX};
 pub use known::{Hold, HoldState, Known, Posted, State};
 pub use name::{AccountCode, AssetCode, LedgerName};
 pub use rejection::{Field, Place, Refusal, Rejection};

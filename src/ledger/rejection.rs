@@ -222,8 +222,9 @@ pub enum Rejection {
         would_be: Amount,
         min_balance: Amount,
     },
-    /// The cap would be broken, or a total would have more than 38 digits
-    /// (then `would_be` and `max_balance` are the largest amount).
+    /// The cap would be broken, or a total, be it with what is pending, would have
+    /// more than 38 digits: then `would_be` and `max_balance` are the largest amount,
+    /// whatever the cap. Of a cap that is broken `would_be` is above it.
     BalanceLimitExceeded {
         account: AccountCode,
         would_be: Amount,

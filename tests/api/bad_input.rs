@@ -709,3 +709,56 @@ async fn what_is_wrong_is_said_in_words_of_the_api() {
     let ended = client.post_with_key("/payments", "k", r#"{"from":"#).await.is_problem(400, "malformed_json");
     assert_eq!(ended.body["detail"], "the JSON ends too early, in line 1, column 8");
 }
+
+/// Wherever one is read: a date has ten characters, a minute sixty seconds.
+#[tokio::test]
+async fn times_have_one_form() {
+    let (_server, client) = start_with_accounts().await;
+    let with = |name: &str, text: &str| {
+        let mut body = payment("alice", "bob", 1);
+        body[name] = json!(text);
+        body
+    };
+    let head = client.head().await;
+    for text in ["2026-1-1", "2025-06-30T23:59:60Z", "2025-06-30 12:00:00Z", "2025-06-30T12:00:00"] {
+        let dated = with("effective_at", text);
+        client.pay("bad", &dated).await.is_problem(422, "validation_failed").at("/effective_at");
+        let mut held = with("expires_at", text);
+        held["capture"] = json!("manual");
+        client.pay("bad", &held).await.is_problem(422, "validation_failed").at("/expires_at");
+        let leg = |account: &str, side: &str| json!({"account": account, "side": side, "amount": "1", "asset": "EUR"});
+        let legs = json!({"legs": [leg("alice", "debit"), leg("bob", "credit")], "effective_at": text});
+        let refused = client.post_with_key("/transactions", "bad", &legs).await;
+        refused.is_problem(422, "validation_failed").at("/effective_at");
+        client
+            .post("/periods/close", &json!({"before": text}))
+            .await
+            .is_problem(422, "validation_failed")
+            .at("/before");
+        for (path, name) in [
+            ("/transactions", "from"),
+            ("/transactions", "to"),
+            ("/accounts", "opened_from"),
+            ("/accounts/bob", "as_of"),
+            ("/accounts/bob/statement", "from"),
+            ("/accounts/bob/statement", "to"),
+            ("/trial-balance", "as_of"),
+        ] {
+            let refused = client.get(&format!("{path}?{name}={}", text.replace(' ', "%20"))).await;
+            refused.is_problem(422, "validation_failed").at(&format!("/query/{name}"));
+        }
+        let mut line = with("effective_at", text);
+        line["key"] = json!("bad");
+        let csv = format!("key,from,to,amount,asset,effective_at\nbad,alice,bob,1,EUR,{text}\n");
+        for (content_type, body) in [("application/x-ndjson", line.to_string()), ("text/csv", csv)] {
+            let answer = client.send(Method::POST, "/import", &[("content-type", content_type)], body).await.is(200);
+            let record: Value = serde_json::from_str(answer.text.lines().next().unwrap()).unwrap();
+            assert_eq!(record["problem"]["errors"][0]["pointer"], "/effective_at", "{text}: {}", answer.text);
+        }
+    }
+    assert_eq!(client.head().await, head, "nothing was recorded");
+
+    // What a microsecond does not hold is cut, and not rounded.
+    let paid = client.pay("k", &with("effective_at", "2026-01-31T23:59:59.9999999+00:00")).await.is(201);
+    assert_eq!(paid.body["effective_at"], "2026-01-31T23:59:59.999999Z");
+}

@@ -195,6 +195,35 @@ async fn what_cannot_be_is_told_at_its_leg() {
     assert_eq!(client.head().await, head, "nothing was recorded");
 }
 
+/// From the smallest unit of a scale of 18 into cents: what the problem names is
+/// taken, and comes back as it was.
+#[tokio::test]
+async fn a_remainder_has_as_many_digits_as_the_product() {
+    let (_server, client) = start_with_accounts().await;
+    client.put("/assets/ETH", &json!({"scale": 18})).await.is(201);
+    for (code, asset) in [("eth", "ETH"), ("fx:eth", "ETH"), ("usd", "USD"), ("fx:usd", "USD")] {
+        client.open(json!({"code": code, "asset": asset, "min_balance": null})).await;
+    }
+    let exchange = |rate: Value| {
+        let given = 1_234_567_890_123_456_789;
+        json!({"rates": [rate], "legs": [
+            leg("eth", "debit", given, "ETH"), leg("fx:eth", "credit", given, "ETH"),
+            leg("fx:usd", "debit", 426_764, "USD"), leg("usd", "credit", 426_764, "USD"),
+        ]})
+    };
+    let mut rate = json!({"from": "ETH", "to": "USD", "rate": "3456.7891"});
+    let refused = post(&client, "fx", &exchange(rate.clone())).await.is_problem(422, "validation_failed");
+    let detail = refused.body["detail"].as_str().unwrap();
+    assert!(detail.ends_with("the remainder to name is \"0.08257887630825361999\""), "{detail}");
+    rate["remainder"] = json!("0.08257887630825361999");
+    let posted = post(&client, "fx", &exchange(rate.clone())).await.is(201);
+    assert_eq!(posted.body["rates"], json!([rate]));
+    let again = post(&client, "fx", &exchange(rate.clone())).await.is(201);
+    assert_eq!((again.is_replay(), &again.text), (true, &posted.text));
+    let story = client.get(&format!("/transactions/{}", posted.body["id"].as_str().unwrap())).await.is(200);
+    assert_eq!(story.body["rates"], json!([rate]));
+}
+
 #[tokio::test]
 async fn a_rejection_is_recorded_with_all_legs() {
     let (_server, client) = start_with_accounts().await;

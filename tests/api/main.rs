@@ -20,6 +20,7 @@ mod bad_input;
 mod batches;
 mod cluster;
 mod consistency;
+mod events;
 mod export;
 mod faults;
 mod holds;

@@ -65,6 +65,51 @@ async fn amounts_are_strings_or_integers_up_to_38_digits() {
     assert_eq!(client.posted("mine").await, format!("-{most}"));
 }
 
+/// Of accounts without a cap, or with the largest: what is full is said, by the same
+/// code and the same event as ever.
+#[tokio::test]
+async fn a_total_of_more_than_38_digits_is_said_to_be_one() {
+    let (_server, client) = start_with_accounts().await;
+    let most = "9".repeat(38);
+    for (code, cap) in [("big1", json!(null)), ("big2", json!(null)), ("held", json!(null)), ("widest", json!(most))] {
+        client.open(json!({"code": code, "asset": "EUR", "min_balance": null, "max_balance": cap})).await;
+    }
+    client.open(json!({"code": "source", "asset": "EUR", "min_balance": null})).await;
+    let of = |from: &str, to: &str, amount: &str, capture: &str| json!({"from": from, "to": to, "amount": amount, "asset": "EUR", "capture": capture});
+    client.pay("fill", &of("big1", "big2", &most, "automatic")).await.is(201);
+    client.pay("hold", &of("bank", "held", &most, "manual")).await.is(201);
+    client.pay("near", &of("source", "widest", &most, "manual")).await.is(201);
+    let legs = |account: &str| {
+        let leg = |account: &str, side: &str| json!({"account": account, "side": side, "amount": "1", "asset": "EUR"});
+        json!({"legs": [leg(account, "credit"), leg("alice", "debit"), leg(account, "debit"), leg("bob", "credit")]})
+    };
+    for (key, path, body, account, totals) in [
+        ("a", "/payments", of("big1", "bob", "1", "automatic"), "big1", "debits"),
+        ("b", "/payments", of("bob", "big1", "1", "automatic"), "bob", ""),
+        ("c", "/payments", of("alice", "big2", "1", "automatic"), "big2", "credits"),
+        ("d", "/payments", of("alice", "held", "1", "manual"), "held", "credits"),
+        ("e", "/payments", of("alice", "widest", "1", "automatic"), "widest", "credits"),
+        ("f", "/transactions", legs("big1"), "big1", "debits or credits"),
+    ] {
+        let answer = client.post_with_key(path, key, &body).await;
+        if totals.is_empty() {
+            answer.is_problem(422, "insufficient_funds");
+            continue;
+        }
+        let answer = answer.is_problem(422, "balance_limit_exceeded");
+        let expected =
+            format!("the total of {totals} of account {account}, with what is pending, would have more than 38 digits");
+        assert_eq!(answer.body["detail"], expected, "{key}");
+        let again = client.post_with_key(path, key, &body).await;
+        assert_eq!((again.is_replay(), again.text), (true, answer.text));
+        let event = client.get(&format!("/events?after={}", answer.body["position"].as_u64().unwrap() - 1)).await;
+        let reason = &event.body["data"][0]["payload"]["rejection"];
+        let recorded =
+            json!({"code": "balance_limit_exceeded", "account": account, "would_be": most, "max_balance": most});
+        assert_eq!(*reason, recorded);
+    }
+}
+
 /// Sends `request` with a new key and expects a refusal that leaves no trace.
 async fn check_refused(client: &Client, request: &Value, status: u16, code: &str, pointer: &str) {
     let head = client.head().await;

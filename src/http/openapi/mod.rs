@@ -67,7 +67,8 @@ const INTRODUCTION: &str = "\
 An event-sourced payments ledger: every payment is one event in a gapless log, and every balance follows from it.
 
 **Amounts** are integers in the asset's smallest unit, at most 38 digits: strings in answers, strings or integers in \
-requests. **Times** are RFC 3339 in UTC with microseconds. **Fields that are not described here are refused**, so that \
+requests. **Times** are RFC 3339, in answers in UTC with microseconds; in requests with any offset and seconds of 00 to \
+59, and digits after the microsecond are cut. A date, where one may stand, is `YYYY-MM-DD`. **Fields that are not described here are refused**, so that \
 a misspelt one is no silent gap.
 
 **Exactly once.** Every POST that moves money takes an `Idempotency-Key`: the same key and the same request give the same answer \

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::problem::Code::{self, *};
-use super::super::requests::{EXPIRES_IN_S_MAX, RATES_MAX};
+use super::super::requests::EXPIRES_IN_S_MAX;
 use super::super::routes::transactions::BATCH_LEGS_MAX;
 use super::super::story::TRANSACTION_STATUSES;
 use super::operations::{ANY, BODY, LEDGER, LEDGER_IN_PATH, Operation, Parameter, REPLAYABLE, WRITE, json_answer};
@@ -12,7 +12,7 @@ use super::schemas::{
     rejection_or_null, result, short_name, side, some_of, text, timestamp, uuid,
 };
 use crate::ledger::transaction::LEGS_MAX;
-use crate::ledger::{HoldState, Kind};
+use crate::ledger::{HoldState, Kind, RATE_DIGITS_MAX, RATES_MAX, REMAINDER_DIGITS_MAX};
 use crate::store::story::LINKED_MAX;
 
 const KEY: Parameter = Parameter::Shared("Idempotency-Key");
@@ -56,7 +56,14 @@ const REVERSE: &[Code] = &[
 ];
 
 /// What the descriptions below say.
-const _: () = assert!(LEGS_MAX == 256 && BATCH_LEGS_MAX == 40_000 && RATES_MAX == 16 && LINKED_MAX == 1_000);
+const _: () = assert!(
+    LEGS_MAX == 256
+        && BATCH_LEGS_MAX == 40_000
+        && RATES_MAX == 16
+        && RATE_DIGITS_MAX == 18
+        && REMAINDER_DIGITS_MAX == 55
+        && LINKED_MAX == 1_000
+);
 
 pub const OPERATIONS: &[Operation] = &[
     Operation {
@@ -190,7 +197,7 @@ fn effective_at() -> Value {
     json!({
         "type": ["string", "null"], "default": null,
         "anyOf": [{"format": "date-time"}, {"format": "date"}, {"type": "null"}],
-        "description": "When it counts for the books: RFC 3339, or a date, which begins at midnight in UTC; by default when it is recorded. From 1970 on, outside of closed periods; in the future, up to 1,830 days ahead, it is scheduled.",
+        "description": "When it counts for the books: RFC 3339 with seconds of 00 to 59, of which digits after the microsecond are cut, or a date (`2026-01-31`), which begins at midnight in UTC; by default when it is recorded. From 1970 on, outside of closed periods; in the future, up to 1,830 days ahead, it is scheduled.",
     })
 }
 
@@ -198,7 +205,7 @@ fn effective_at() -> Value {
 pub fn payment_terms() -> Value {
     json!({
         "capture": {"type": ["string", "null"], "enum": ["automatic", "manual", null], "default": "automatic", "description": "`manual` only reserves the funds, to be captured or voided later."},
-        "expires_at": {"type": ["string", "null"], "format": "date-time", "default": null, "description": "When what is reserved is given back by itself; in the future, up to 1,830 days ahead. Only with `\"capture\": \"manual\"`."},
+        "expires_at": {"type": ["string", "null"], "format": "date-time", "default": null, "description": "When what is reserved is given back by itself: RFC 3339 with seconds of 00 to 59, of which digits after the microsecond are cut; in the future, up to 1,830 days ahead. Only with `\"capture\": \"manual\"`."},
         "expires_in_s": {"type": ["integer", "null"], "minimum": 1, "maximum": EXPIRES_IN_S_MAX, "default": null, "description": "The same, in seconds after it is recorded. Either this or `expires_at`."},
         "effective_at": effective_at(),
     })
@@ -255,8 +262,8 @@ fn requests() -> Value {
             json!({
                 "from": short_name(),
                 "to": short_name(),
-                "rate": {"type": ["string", "number"], "description": "Whole units of `to` for one whole unit of `from`: a plain decimal of more than zero, at most 18 digits on either side of the point. A string is exact whatever the JSON library."},
-                "remainder": {"type": ["string", "number", "null"], "default": null, "description": "What rounding left over, in the smallest unit of `to`: a decimal between -1 and 1."},
+                "rate": {"type": ["string", "number"], "pattern": format!("^0*[0-9]{{1,{RATE_DIGITS_MAX}}}(\\.[0-9]{{1,{RATE_DIGITS_MAX}}}0*)?$"), "description": "Whole units of `to` for one whole unit of `from`: a plain decimal of more than zero, at most 18 digits on either side of the point. A string is exact whatever the JSON library."},
+                "remainder": {"type": ["string", "number", "null"], "pattern": format!("^-?0+(\\.[0-9]{{1,{REMAINDER_DIGITS_MAX}}}0*)?$"), "default": null, "description": "What rounding left over, in the smallest unit of `to`: a decimal between -1 and 1, of at most 55 digits, which are as many as the product can have. The problem that comes without it says which it is."},
             }),
             &["from", "to", "rate"],
         ),
@@ -523,6 +530,18 @@ fn event_transaction(outcome: bool, more: &Value, more_required: &[&str]) -> Val
     some_of(with(fields, more), &required)
 }
 
+/// What velocity limits have counted with an event.
+fn usage() -> Value {
+    json!({"type": "array", "minItems": 1, "description": "What velocity limits have counted with it; left out for nothing.", "items": object(json!({
+        "leg": described(count(), "Index of the leg, from 0."),
+        "limit": described(position(), "Of the event that set the limit."),
+        "bucket": {"type": "integer", "description": "Where the bucket of time begins that it is counted in, in seconds after 1970."},
+        "since": {"type": "integer", "description": "Buckets of the limit that began before this count no longer; in seconds after 1970."},
+        "count": described(count(), "Legs in the bucket, with this one."),
+        "amount": described(amount(), "Their sum."),
+    }))})
+}
+
 /// The events that these routes record: type, name of the schema, payload.
 pub fn events() -> Vec<(&'static str, &'static str, Value)> {
     let scheduled_position = described(position(), "Of the event that scheduled it.");
@@ -551,9 +570,7 @@ pub fn events() -> Vec<(&'static str, &'static str, Value)> {
             "Of a reversal: what it is of.",
         ),
         "scheduled_position": scheduled_position,
-        "usage": {"type": "array", "description": "What velocity limits have counted with it.", "items": object(json!({
-            "leg": count(), "limit": position(), "bucket": {"type": "integer"}, "count": count(), "amount": amount(),
-        }))},
+        "usage": usage(),
     });
     let rejection = some_of(
         json!({
@@ -592,7 +609,11 @@ pub fn events() -> Vec<(&'static str, &'static str, Value)> {
         (
             "transaction_authorised",
             "TransactionAuthorised",
-            event_transaction(true, &json!({"expires_at": described(timestamp(), "Left out for never.")}), &[]),
+            event_transaction(
+                true,
+                &json!({"expires_at": described(timestamp(), "Left out for never."), "usage": usage()}),
+                &[],
+            ),
         ),
         ("hold_voided", "HoldVoided", released.clone()),
         ("hold_expired", "HoldExpired", released),

@@ -138,10 +138,11 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Payments",
         summary: "Pay 1 to 10,000 times",
         description: "Each for itself, with an `idempotency_key` in each item: 200 with a result per item, in order; \
-                      later items see the effects of earlier ones, and what is wrong with one is its own result. With \
-                      `\"atomic\": true` all or none, with one `Idempotency-Key` header and no keys in the items: 201, \
-                      or a problem with the first failing item in `errors`. Of an item, only what cannot be a payment \
-                      at all (a missing or unknown field, a wrong JSON type) refuses the whole batch.",
+                      later items see the effects of earlier ones, and what is wrong with one is its own result, also a missing \
+                      `idempotency_key` (400 `idempotency_key_missing`). With `\"atomic\": true` all or none, with one \
+                      `Idempotency-Key` header and no keys in the items: 201, or a problem with the first failing item \
+                      in `errors`. Of an item, only what cannot be a payment at all (another missing field, an unknown \
+                      one, a wrong JSON type) refuses the whole batch.",
         parameters: &[LEDGER_IN_PATH, Parameter::Shared("Idempotency-Key-of-batch")],
         body: Some("PaymentBatchRequest"),
         answers: &[

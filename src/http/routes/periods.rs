@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use super::super::params::{InPath, InQuery};
 use super::super::problem::{Code, Problem, Shape};
 use super::super::reads::{self, Consistency};
-use super::super::requests::time_or_date;
+use super::super::requests::TIME_OR_DATE_EXPECTED;
+use super::super::time::time_or_date;
 use super::super::wire::Timestamp;
 use super::super::{SharedApp, answer, body};
 use super::ledger;
@@ -45,7 +46,7 @@ pub async fn close(
     let bytes = body::read(request).await?;
     let input: CloseInput<'_> = body::parse(&bytes)?;
     let ledger = ledger(&app, &name).await?;
-    let before = time_or_date(&input.before).map_err(|expected| Problem::invalid("/before", expected))?;
+    let before = time_or_date(&input.before).ok_or_else(|| Problem::invalid("/before", TIME_OR_DATE_EXPECTED))?;
     let work = Work::Each(smallvec![Item { command: Command::ClosePeriod { before }, key: None }]);
     let done = ledger.handle.submit(work, Instant::now() + REQUEST_DEADLINE).await?;
     match done.outcomes.first() {

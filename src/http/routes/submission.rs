@@ -121,11 +121,9 @@ pub fn no_outcome() -> Problem {
 /// member of an atomic batch's body that has its items.
 pub fn rejection(event: &Event, list: &str) -> Problem {
     match &event.fact {
-        Fact::TransactionRejected(rejected) => {
-            Problem::rejected(&rejected.reason, event.transaction_id, event.position)
-        }
+        Fact::TransactionRejected(rejected) => Problem::rejected(rejected, event.transaction_id, event.position),
         Fact::BatchRejected { item, rejected } => {
-            let problem = Problem::rejected(&rejected.reason, event.transaction_id, event.position);
+            let problem = Problem::rejected(rejected, event.transaction_id, event.position);
             problem.at(format!("/{list}/{item}"))
         }
         _ => no_outcome(),

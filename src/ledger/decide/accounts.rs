@@ -258,6 +258,43 @@ mod tests {
         assert_eq!(nobody, Refusal::AccountNotFound(smallvec::smallvec![(0, code("nobody"))]));
     }
 
+    /// It begins with 0, and what leads further away is stopped.
+    #[test]
+    fn an_account_may_be_opened_outside_of_its_limits() {
+        let mut ledger = Ledger::with(&["alice"]);
+        let open = |account: &str, min_balance, max_balance| {
+            let (min_balance, max_balance) = (Some(min_balance), Some(max_balance));
+            Command::OpenAccount(OpenAccount { min_balance, max_balance, ..fixture::open(account) })
+        };
+        let poor = |available, would_be| Rejection::InsufficientFunds {
+            account: code("deposit"),
+            available: amount(available),
+            would_be: amount(would_be),
+            min_balance: amount(100),
+        };
+        ledger.record(&open("deposit", Some(amount(100)), None));
+        assert_eq!(ledger.rejection(&pay("deposit", "alice", 1)), poor(0, -1));
+        ledger.record(&pay("alice", "deposit", 60));
+        assert_eq!(ledger.rejection(&pay("deposit", "alice", 1)), poor(60, 59));
+        ledger.record(&pay("alice", "deposit", 90));
+        assert_eq!(ledger.rejection(&hold("deposit", "alice", 51, Expiry::Never)), poor(150, 99));
+        ledger.record(&pay("deposit", "alice", 50));
+
+        let full = |would_be| Rejection::BalanceLimitExceeded {
+            account: code("debt"),
+            would_be: amount(would_be),
+            max_balance: amount(-100),
+        };
+        ledger.refusal(&open("debt", Some(Amount::ZERO), Some(amount(-100))));
+        ledger.record(&open("debt", None, Some(amount(-100))));
+        assert_eq!(ledger.rejection(&pay("alice", "debt", 1)), full(1));
+        ledger.record(&pay("debt", "alice", 60));
+        assert_eq!(ledger.rejection(&pay("alice", "debt", 1)), full(-59));
+        ledger.record(&pay("debt", "alice", 90));
+        assert_eq!(ledger.rejection(&pay("alice", "debt", 51)), full(-99));
+        ledger.record(&pay("alice", "debt", 50));
+    }
+
     #[test]
     fn a_limit_that_changes_must_hold_and_one_that_stays_need_not() {
         let mut ledger = Ledger::with(&["alice", "bob"]);
