@@ -11,57 +11,104 @@
 --
 -- A row per line of either side. `matched`: both have it, with the same reference and amount. `date differs`: the same,
 -- but further apart than `days`. `missing here`: the bank has it and the ledger has not. `missing there`: the other
--- way round. Of several lines with the same reference and amount, the first is matched with the first, and so on; lines
--- without a reference are matched by amount. The ledger is read from `days` before `from` to `days` after `to`, and
--- what it has outside of the period and the bank has not is left out.
+-- way round. Of several lines with the same reference and amount, those nearest in date are matched first; lines
+-- without a reference are matched by amount, and only within `days`. The ledger is read from `days` before `from` to
+-- `days` after `to`, and what it has outside of the period and the bank has not is left out.
 
 \if :{?ledger} \else \set ledger main \endif
 \if :{?days} \else \set days 3 \endif
 
-CREATE TEMP TABLE bank_lines (booked_on date NOT NULL, reference text, amount numeric NOT NULL);
+CREATE TEMP TABLE bank_lines (
+    booked_on date NOT NULL,
+    reference text,
+    amount numeric NOT NULL,
+    line bigint GENERATED ALWAYS AS IDENTITY,
+    -- The line of the ledger that it is matched with.
+    ledger_line bigint
+);
 -- \copy does not look at variables, so the whole command is one.
-\set copy_file '\\copy bank_lines FROM ' :'file' ' WITH (FORMAT csv, HEADER true)'
+\set copy_file '\\copy bank_lines (booked_on, reference, amount) FROM ' :'file' ' WITH (FORMAT csv, HEADER true)'
 :copy_file
+UPDATE bank_lines SET reference = '' WHERE reference IS NULL;
 
-WITH account AS (
-    SELECT a.ledger, a.account, s.scale
-    FROM reporting.accounts a
-    JOIN reporting.assets s USING (ledger, asset)
-    WHERE a.ledger = :'ledger' AND a.account = :'account'
-),
-there AS (
-    SELECT booked_on, coalesce(reference, '') AS reference, amount,
-           row_number() OVER (PARTITION BY coalesce(reference, ''), amount ORDER BY booked_on) AS nth
-    FROM bank_lines
-),
-here AS (
-    SELECT recorded_on, reference, amount, position,
-           row_number() OVER (PARTITION BY reference, amount ORDER BY position) AS nth
+CREATE TEMP TABLE ledger_lines AS
+SELECT
+    l.line,
+    (l.recorded_at AT TIME ZONE 'UTC')::date AS recorded_on,
+    coalesce(l.reference, '') AS reference,
+    l.change / 10::numeric ^ s.scale AS amount,
+    l.position
+FROM reporting.statement_lines l
+JOIN reporting.accounts a USING (ledger, account)
+JOIN reporting.assets s ON s.ledger = a.ledger AND s.asset = a.asset
+WHERE l.ledger = :'ledger' AND l.account = :'account'
+    AND l.recorded_at >= (:'from'::date - :days)::timestamp AT TIME ZONE 'UTC'
+    AND l.recorded_at < (:'to'::date + :days)::timestamp AT TIME ZONE 'UTC';
+
+-- Those of the same day first, then those that the bank has a day later, a day earlier, two days later, and so on.
+SELECT format($round$
+    UPDATE bank_lines b
+    SET ledger_line = pair.ledger_line
     FROM (
-        SELECT (l.recorded_at AT TIME ZONE 'UTC')::date AS recorded_on, coalesce(l.reference, '') AS reference,
-               l.change / 10::numeric ^ account.scale AS amount, l.position
-        FROM reporting.statement_lines l
-        JOIN account USING (ledger, account)
-        WHERE l.recorded_at >= (:'from'::date - :days)::timestamp AT TIME ZONE 'UTC'
-            AND l.recorded_at < (:'to'::date + :days)::timestamp AT TIME ZONE 'UTC'
-    ) AS lines
-)
+        SELECT there.line, here.line AS ledger_line
+        FROM (
+            SELECT line, booked_on, reference, amount,
+                   row_number() OVER (PARTITION BY reference, amount, booked_on ORDER BY line) AS nth
+            FROM bank_lines
+            WHERE ledger_line IS NULL
+        ) AS there
+        JOIN (
+            SELECT line, recorded_on, reference, amount,
+                   row_number() OVER (PARTITION BY reference, amount, recorded_on ORDER BY line) AS nth
+            FROM ledger_lines l
+            WHERE NOT EXISTS (SELECT FROM bank_lines m WHERE m.ledger_line = l.line)
+        ) AS here USING (reference, amount, nth)
+        WHERE there.booked_on = here.recorded_on + %s
+    ) AS pair
+    WHERE b.line = pair.line
+$round$, later)
+FROM generate_series(0, :days) AS apart
+CROSS JOIN LATERAL (VALUES (apart), (-apart)) AS round (later)
+ORDER BY apart, later DESC
+\gexec
+
+-- What is left and has a reference, in order.
+UPDATE bank_lines b
+SET ledger_line = pair.ledger_line
+FROM (
+    SELECT there.line, here.line AS ledger_line
+    FROM (
+        SELECT line, reference, amount, row_number() OVER (PARTITION BY reference, amount ORDER BY booked_on, line) AS nth
+        FROM bank_lines
+        WHERE ledger_line IS NULL
+    ) AS there
+    JOIN (
+        SELECT line, reference, amount, row_number() OVER (PARTITION BY reference, amount ORDER BY line) AS nth
+        FROM ledger_lines l
+        WHERE NOT EXISTS (SELECT FROM bank_lines m WHERE m.ledger_line = l.line)
+    ) AS here USING (reference, amount, nth)
+    WHERE reference <> ''
+) AS pair
+WHERE b.line = pair.line;
+
 SELECT
     CASE
-        WHEN here.position IS NULL THEN 'missing here'
-        WHEN there.booked_on IS NULL THEN 'missing there'
+        WHEN here.line IS NULL THEN 'missing here'
+        WHEN there.line IS NULL THEN 'missing there'
         WHEN abs(here.recorded_on - there.booked_on) > :days THEN 'date differs'
         ELSE 'matched'
     END AS status,
-    reference,
-    round(amount, account.scale) AS amount,
+    coalesce(there.reference, here.reference) AS reference,
+    round(coalesce(there.amount, here.amount), s.scale) AS amount,
     there.booked_on,
     here.recorded_on,
     here.position
-FROM here
-FULL JOIN there USING (reference, amount, nth)
-CROSS JOIN account
-WHERE there.booked_on IS NOT NULL OR (here.recorded_on >= :'from'::date AND here.recorded_on < :'to'::date)
+FROM ledger_lines here
+FULL JOIN bank_lines there ON there.ledger_line = here.line
+CROSS JOIN reporting.accounts a
+JOIN reporting.assets s ON s.ledger = a.ledger AND s.asset = a.asset
+WHERE a.ledger = :'ledger' AND a.account = :'account'
+    AND (there.line IS NOT NULL OR (here.recorded_on >= :'from'::date AND here.recorded_on < :'to'::date))
 ORDER BY status, coalesce(there.booked_on, here.recorded_on), here.position, reference;
 
-DROP TABLE bank_lines;
+DROP TABLE bank_lines, ledger_lines;

@@ -1,7 +1,7 @@
 //! Verifies a database against its own log.
 //!
 //! The log is followed from its beginning by a [`Replay`], which computes every
-//! balance again; then keys, assets, checkpoints and projections are compared
+//! balance again; then keys, checkpoints, assets and projections are compared
 //! with what came out. Millions of rows are compared by account: both sides add
 //! up a 128-bit hash of every row, so that order does not matter and memory
 //! holds two numbers. When the sums differ, the first row that does is looked for.
@@ -22,6 +22,7 @@ use super::backdating::Backdating;
 use super::replay::{Account, Change, Contradiction, ReadAhead, Replay, Reversed, describe};
 use crate::ledger::{
     AccountId, Amount, Attributes, Authorisation, Balance, Event, Fact, Origin, Position, Scheduled, Side, Transaction,
+    asset,
 };
 use crate::metadata;
 use crate::store::events::{self, Logged};
@@ -98,8 +99,8 @@ pub async fn verify(database: &Database, progress: Progress<'_>) -> Result<Repor
     let mut conn = verification.follow_log(conn).await?;
     verification.compare_reversals(&mut conn).await?;
     verification.compare_keys(&mut conn).await?;
-    verification.compare_assets(&mut conn).await?;
     verification.compare_checkpoints(&mut conn).await?;
+    verification.compare_assets(&mut conn).await?;
     verification.compare_accounts(&mut conn).await?;
     verification.compare_balances(&mut conn).await?;
     verification.compare_rows(&mut conn, Table::Entries).await?;
@@ -307,7 +308,11 @@ impl<'a> Verification<'a> {
         Ok(())
     }
 
+    /// Assets are those of the log and of ISO 4217. A ledger from before a currency
+    /// came into being has no row of it; one that is withdrawn has to stay in our list.
     async fn compare_assets(&mut self, conn: &mut PgConnection) -> Result<(), Failure> {
+        let predefined: BTreeMap<String, u8> =
+            asset::iso_4217().map(|asset| (asset.code.to_string(), asset.scale)).collect();
         for (ledger_id, ledger) in &self.ledgers {
             let stored = store::ledgers::assets(&mut *conn, *ledger_id).await?;
             let stored: BTreeMap<&str, u8> = stored.iter().map(|asset| (asset.code.as_str(), asset.scale)).collect();
@@ -316,6 +321,17 @@ impl<'a> Verification<'a> {
                 if found != Some(scale) {
                     let found = found.map_or_else(|| "none".to_owned(), |scale| format!("{scale} decimals"));
                     return Err(differs(&ledger.name, format!("asset {code}"), format!("{scale} decimals"), found));
+                }
+            }
+            for (code, scale) in &stored {
+                // What the log defined has been compared.
+                if ledger.assets.contains_key(*code) {
+                    continue;
+                }
+                let expected = predefined.get(*code);
+                if expected != Some(scale) {
+                    let expected = expected.map_or_else(|| "none".to_owned(), |scale| format!("{scale} decimals"));
+                    return Err(differs(&ledger.name, format!("asset {code}"), expected, format!("{scale} decimals")));
                 }
             }
             for account in ledger.replay.accounts() {

@@ -5,12 +5,15 @@
 //! off again, as the views of `reporting` do. Rows come in the order of an index
 //! and are never held as a whole; flushes go on meanwhile.
 
+use std::collections::HashMap;
+
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use sqlx::PgExecutor;
 
 use super::projections::BALANCES;
 use super::{Connection, Error, LedgerId};
-use crate::ledger::Amount;
+use crate::ledger::{Amount, Event, Fact, Origin, Position};
 
 /// A line of a trial balance.
 #[derive(Debug)]
@@ -57,4 +60,36 @@ pub fn trial_balance(conn: &mut Connection, ledger_id: LedgerId) -> BoxStream<'_
     .fetch(conn)
     .map_err(Error::from)
     .boxed()
+}
+
+/// The keys that scheduled what `events` posted at its time, by the position at which they did.
+pub async fn scheduling_keys(
+    executor: impl PgExecutor<'_>,
+    ledger_id: LedgerId,
+    events: &[Event],
+) -> Result<HashMap<Position, String>, Error> {
+    let positions: Vec<i64> = events.iter().filter_map(scheduled_at).map(|position| position as i64).collect();
+    if positions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        r#"
+        SELECT position, idempotency_key AS "idempotency_key!" FROM events
+        WHERE ledger_id = $1 AND position = ANY($2) AND idempotency_key IS NOT NULL
+        "#,
+        ledger_id,
+        &positions
+    )
+    .fetch_all(executor)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.position as Position, row.idempotency_key)).collect())
+}
+
+/// Where the transaction that an event posts was scheduled.
+pub fn scheduled_at(event: &Event) -> Option<Position> {
+    let Fact::TransactionPosted(posted) = &event.fact else { return None };
+    match posted.more.as_ref()?.origin {
+        Some(Origin::Schedule { position }) => Some(position),
+        _ => None,
+    }
 }

@@ -242,10 +242,10 @@ async fn balances_are_summed_along_the_chart() {
         ("depth=129", "/query/depth"),
         ("depth=x", "/query/depth"),
         ("limit=0", "/query/limit"),
-        ("after=t1,,a", "/query/after"),
+        ("after=t1,,,,,a", "/query/after"),
         ("after=b1", "/query/after"),
-        ("after=b1,EUR,%00", "/query/after"),
-        ("after=b1,EUR,a&as_of_position=2", "/query/after"),
+        ("after=b1,,,,EUR,%00", "/query/after"),
+        ("after=b1,,,,EUR,a&as_of_position=2", "/query/after"),
         ("until=2", "/query/until"),
     ] {
         client.get(&format!("/balances?{query}")).await.is_problem(422, "validation_failed").at(pointer);
@@ -300,12 +300,48 @@ async fn the_trial_balance_is_of_one_position_and_sums_to_zero() {
     );
     assert_eq!(client.get("/trial-balance?as_of_position=2").await.is(200).data().len(), 2);
     assert!(client.get("/trial-balance?as_of_position=0").await.is(200).data().is_empty());
-    for after in ["x", "t", "t1", "b1,,a", "t-1,,a", "t99999999999999999999,,a"] {
+    for after in ["x", "t", "t1", "b1,,,,,a", "t-1,,,,,a", "t99999999999999999999,,,,,a"] {
         client
             .get(&format!("/trial-balance?after={after}"))
             .await
             .is_problem(422, "validation_failed")
             .at("/query/after");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_sums_are_all_of_one_moment_and_depth() {
+    let (server, client) = start().await;
+    chart(&client).await;
+    back_date(&server, "old", ["assets:bank:one", "liabilities:alice"], 1_000, days_ago(10)).await;
+    let (then, later) = (text(days_ago(5)), text(days_ago(1)));
+    for (list, wrong) in [("/balances?depth=2&", "depth=1"), ("/trial-balance?", "as_of_position=1")] {
+        let bare = list.replace("depth=2&", "");
+        for of in [format!("as_of={then}&"), "as_of_position=11&".to_owned(), String::new()] {
+            let whole = client.get(&format!("{list}{of}limit=1000")).await.is(200);
+            let head = whole.position();
+            let first = client.get(&format!("{list}{of}limit=2")).await.is(200);
+            let after = first.body["next"].as_str().unwrap().replace(',', "%2C");
+            client
+                .pay(
+                    &after,
+                    &json!({"from": "assets:bankrupt", "to": "liabilities:alice", "amount": 1, "asset": "EUR"}),
+                )
+                .await
+                .is(201);
+            // What the cursor fixes may be said again or left out.
+            for again in [format!("{list}{of}"), bare.clone(), format!("{bare}as_of_position={head}&")] {
+                let rest = client.get(&format!("{again}after={after}")).await.is(200);
+                let paged: Vec<Value> = first.data().iter().chain(rest.data()).cloned().collect();
+                assert_eq!(paged, *whole.data(), "{list}{of} and {again}");
+                assert_eq!((&rest.body["as_of"], rest.position()), (&whole.body["as_of"], head));
+                back_date(&server, &again, ["assets:bank:two", "liabilities:alice"], 1, days_ago(10)).await;
+            }
+            for differs in [format!("as_of={later}"), wrong.to_owned(), format!("as_of_position={}", head + 1)] {
+                let refused = client.get(&format!("{bare}{differs}&after={after}")).await;
+                refused.is_problem(422, "validation_failed").at("/query/after");
+            }
+        }
     }
 }
 
@@ -384,8 +420,8 @@ async fn opening_balance_and_lines_are_the_closing_balance() {
         ("format=html&after=x".to_owned(), "/query/after"),
         ("limit=0".to_owned(), "/query/limit"),
         ("after=v1".to_owned(), "/query/after"),
-        ("after=s9000000000000000000,0,9,3,2,1".to_owned(), "/query/after"),
-        (format!("after=s1,0,9,3,2,1&from={back}"), "/query/after"),
+        ("after=s1,4,9000000000000000000,0,9,3,2,1".to_owned(), "/query/after"),
+        (format!("after=s1,4,1,0,9,3,2,1&from={back}"), "/query/after"),
         ("order=desc".to_owned(), "/query/order"),
     ] {
         let refused = client.get(&format!("/accounts/bob/statement?{query}")).await;
@@ -393,6 +429,26 @@ async fn opening_balance_and_lines_are_the_closing_balance() {
     }
     client.get("/accounts/nobody/statement").await.is_problem(404, "account_not_found");
     client.get("/accounts/nobody/statement?format=csv").await.is_problem(404, "account_not_found");
+}
+
+#[tokio::test]
+async fn a_statement_goes_on_for_its_own_account_only() {
+    let (_server, client) = start_with_accounts().await;
+    client.put("//v1/ledgers/other", &json!({})).await.is(201);
+    let body = json!({"code": "alice", "asset": "EUR", "min_balance": null});
+    let other = client.post("//v1/ledgers/other/accounts", &body).await.is(201);
+    assert_eq!(other.position(), 1);
+    for n in 1..=4 {
+        client.pay(&format!("k{n}"), &payment("alice", "bob", n)).await.is(201);
+    }
+    let first = client.get("/accounts/bob/statement?limit=2").await.is(200);
+    let after = first.body["next"].as_str().unwrap().replace(',', "%2C");
+    for account in ["/accounts/alice", "/accounts/bank", "//v1/ledgers/other/accounts/alice"] {
+        let refused = client.get(&format!("{account}/statement?limit=1&after={after}")).await;
+        refused.is_problem(422, "validation_failed").at("/query/after");
+    }
+    let last = client.get(&format!("/accounts/bob/statement?after={after}")).await.is(200);
+    assert_eq!(last.data().last().unwrap()["balance"], first.body["closing_balance"]);
 }
 
 #[tokio::test]

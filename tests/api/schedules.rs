@@ -37,6 +37,10 @@ async fn what_lies_in_the_future_touches_nothing_until_then() {
     let types: Vec<&Value> = story["events"].as_array().unwrap().iter().map(|event| &event["type"]).collect();
     assert_eq!(types, ["transaction_scheduled", "transaction_posted"]);
     assert_eq!(client.posted("alice").await, "700");
+    let journal = client.get("/export/journal?format=ndjson").await.is(200);
+    let legs: Vec<Value> = journal.text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect();
+    assert_eq!(legs.last().unwrap()["transaction_id"], answer.body["id"]);
+    assert_eq!(legs.last().unwrap()["idempotency_key"], "k");
     let again = client.pay("k", &request).await.is(201);
     assert_eq!((again.is_replay(), &again.text), (true, &answer.text));
     // It is posted, and reversed, as any other.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
 use sqlx::AssertSqlSafe;
 use steelyard::clock::ManualClock;
 use steelyard::cluster::Worker;
@@ -139,8 +139,8 @@ fn morning_of(month: u32, day: u32) -> DateTime<Utc> {
     NaiveDate::from_ymd_opt(2026, month, day).unwrap().and_hms_opt(10, 0, 0).unwrap().and_utc()
 }
 
-/// The books above, recorded on their days.
-async fn books() -> Scratch {
+/// A ledger with nothing in it, and a worker on it whose clock is ours.
+async fn begun() -> (Scratch, Worker, Arc<ManualClock>) {
     let scratch = Scratch::empty().await;
     let mut conn = scratch.database.pool().acquire().await.unwrap();
     store::ledgers::create(&mut conn, &LedgerName::new("main").unwrap()).await.unwrap();
@@ -149,6 +149,12 @@ async fn books() -> Scratch {
     let options = Options::new(scratch.database.clone(), "test".to_owned(), clock.clone());
     let worker = Worker::start(options).await.unwrap();
     serving(&worker).await;
+    (scratch, worker, clock)
+}
+
+/// The books above, recorded on their days.
+async fn books() -> Scratch {
+    let (scratch, worker, clock) = begun().await;
     let ledger = worker.ledgers.get("main").unwrap();
     for (code, normal) in [
         ("bank:main", Side::Debit),
@@ -191,31 +197,71 @@ async fn books() -> Scratch {
     scratch
 }
 
+/// What a recipe prints as CSV, and what it complains of.
+async fn run(scratch: &Scratch, recipe: &str, parameters: &[&str], bank_file: &str) -> (String, String) {
+    let psql = Postgres::shared().await.server().bin("psql").expect("psql is there");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bank_file).unwrap();
+    let bank_file = format!("file={}", file.path().display());
+    let parameters = parameters.iter().copied().chain([bank_file.as_str()]);
+    let output = std::process::Command::new(&psql)
+        .arg(scratch.url())
+        .args(["--no-psqlrc", "--quiet", "--csv", "-v", "ON_ERROR_STOP=1"])
+        .args(parameters.flat_map(|parameter| ["-v", parameter]))
+        .args(["-c", "SET ROLE steelyard_analyst", "-f"])
+        .arg(folder().join(recipe))
+        .env("TZ", "Asia/Tokyo")
+        .output()
+        .unwrap();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_recipe_finds_what_is_there() {
     let scratch = books().await;
-    let psql = Postgres::shared().await.server().bin("psql").expect("psql is there");
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), BANK_FILE).unwrap();
     let mut wrong = Vec::new();
     for (recipe, parameters, expected) in RECIPES {
-        let bank_file = format!("file={}", file.path().display());
-        let parameters = parameters.iter().copied().chain([bank_file.as_str()]);
-        let output = std::process::Command::new(&psql)
-            .arg(scratch.url())
-            .args(["--no-psqlrc", "--quiet", "--csv", "-v", "ON_ERROR_STOP=1"])
-            .args(parameters.flat_map(|parameter| ["-v", parameter]))
-            .args(["-c", "SET ROLE steelyard_analyst", "-f"])
-            .arg(folder().join(recipe))
-            .env("TZ", "Asia/Tokyo")
-            .output()
-            .unwrap();
-        let (found, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        let (found, errors) = run(&scratch, recipe, parameters, BANK_FILE).await;
         if found != *expected || !errors.is_empty() {
             wrong.push(format!("{recipe}\nexpected\n{expected}\nfound\n{found}{errors}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fee_that_comes_every_day_is_matched_with_the_nearest() {
+    let (scratch, worker, clock) = begun().await;
+    let ledger = worker.ledgers.get("main").unwrap();
+    for (code, normal) in [("bank:main", Side::Debit), ("expenses:fees", Side::Debit)] {
+        submit(&ledger, Command::OpenAccount(opening(code, normal, None)), None).await.unwrap();
+    }
+    // From 25 October to 10 December: positions 3 to 49.
+    for n in 0..47 {
+        clock.set(morning_of(10, 25) + TimeDelta::days(n));
+        let fee = Command::Transact(payment("expenses:fees", "bank:main", 100));
+        submit(&ledger, fee, Some(&format!("fee {n}"))).await.unwrap();
+    }
+    projected(&ledger).await;
+    worker.stop().await;
+    let bank = |lines: &[String]| format!("booked_on,reference,amount\n{}", lines.concat());
+    let line = |month: u32, day: u32| format!("2026-{month:02}-{day:02},,-1.00\n");
+    let november: Vec<String> = (1..=30).map(|day| line(11, day)).collect();
+    let matched = |day: u32| format!("matched,,-1.00,2026-11-{day:02},2026-11-{day:02},{}\n", day + 9);
+    let parameters = ["account=bank:main", "from=2026-11-01", "to=2026-12-01"];
+    let heading = "status,reference,amount,booked_on,recorded_on,position\n";
+
+    let (found, errors) = run(&scratch, "bank_reconciliation.sql", &parameters, &bank(&november)).await;
+    let all: String = (1..=30).map(matched).collect();
+    assert_eq!((found, errors), (format!("{heading}{all}"), String::new()));
+
+    // One that the bank took twice, and one that it did not take.
+    let mut lines = november;
+    lines[19] = line(11, 5);
+    let (found, errors) = run(&scratch, "bank_reconciliation.sql", &parameters, &bank(&lines)).await;
+    let rest: String = (1..=30).filter(|day| *day != 20).map(matched).collect();
+    let wrong = "missing here,,-1.00,2026-11-05,,\nmissing there,,-1.00,,2026-11-20,29\n";
+    assert_eq!((found, errors), (format!("{heading}{rest}{wrong}"), String::new()));
 }
 
 #[test]

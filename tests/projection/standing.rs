@@ -656,6 +656,21 @@ async fn views_answer_at_the_cut_whatever_shards_are_ahead() {
     let found: String = sqlx::query_scalar(statuses).fetch_one(&mut conn).await.unwrap();
     let expected = "authorised 4, cancelled 1, captured 3, expired 1, posted 9, rejected 3, scheduled 1, voided 1";
     assert_eq!(found, expected);
+    // What was scheduled keeps the key that scheduled it, whatever has become of it.
+    let keys =
+        "SELECT string_agg(concat_ws(' ', t.status, t.idempotency_key, r.idempotency_key), ', ' ORDER BY t.reference)
+        FROM reporting.transactions t LEFT JOIN reporting.rejections r USING (transaction_id)
+        WHERE t.reference LIKE 'later%'";
+    let found: String = sqlx::query_scalar(keys).fetch_one(&mut conn).await.unwrap();
+    assert_eq!(found, "posted key 26, cancelled key 28, rejected key 27 key 27");
+    // Which is looked up by primary key.
+    sqlx::raw_sql("SET enable_seqscan = off").execute(&mut conn).await.unwrap();
+    for view in ["transactions", "rejections"] {
+        let explain = format!("EXPLAIN (COSTS OFF) SELECT idempotency_key FROM reporting.{view}");
+        let plan: Vec<String> = sqlx::query_scalar(AssertSqlSafe(explain)).fetch_all(&mut conn).await.unwrap();
+        let plan = plan.join("\n");
+        assert!(plan.contains("Index Scan using events_pkey on events begun"), "{plan}");
+    }
     drop(conn);
     let scratch = depth.scratch.cloned().await;
     for cut in (8..depth.log.len()).step_by(3) {

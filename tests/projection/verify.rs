@@ -69,6 +69,8 @@ const DAMAGE: &[(&str, &str)] = &[
     // Assets, checkpoints, faults.
     ("UPDATE assets SET scale = 2 WHERE ledger_id = 1 AND code = 'GOLD'", "asset GOLD: expected 3 decimals, found 2 decimals"),
     ("DELETE FROM assets WHERE ledger_id = 1 AND code = 'EUR'", "asset EUR of account bank"),
+    ("UPDATE assets SET scale = 3 WHERE ledger_id = 1 AND code = 'EUR'", "asset EUR: expected 2 decimals, found 3 decimals"),
+    ("INSERT INTO assets (ledger_id, code, scale) VALUES (1, 'GHOST', 5)", "asset GHOST: expected none, found 5 decimals"),
     ("UPDATE checkpoints SET position = 15 WHERE ledger_id = 1 AND shard = 3", "checkpoint of shard 3: expected 14 at most, where the log ends, found 15"),
     ("DELETE FROM checkpoints WHERE ledger_id = 1 AND shard = 3", "checkpoint of shard 3: expected a row, found none"),
     (

@@ -117,9 +117,13 @@ fn journal_rows(
             let events = store::events::read_events(app.worker.database.pool(), ledger.ledger_id, after, limit).await?;
             let Some(last) = events.last() else { break };
             after = last.position;
+            let pool = app.worker.database.pool();
+            let scheduling = store::exports::scheduling_keys(pool, ledger.ledger_id, &events).await?;
             for event in &events {
                 let (Fact::TransactionPosted(posted), Some(id)) = (&event.fact, event.transaction_id) else { continue };
                 let id = id.to_string();
+                let scheduled = store::exports::scheduled_at(event).and_then(|position| scheduling.get(&position));
+                let key = event.idempotency_key.as_deref().or(scheduled.map(String::as_str));
                 for (index, leg) in posted.legs.iter().enumerate() {
                     encoder.row(&[
                         Value::Integer(event.position as i64),
@@ -134,7 +138,7 @@ fn journal_rows(
                         Value::text(posted.reference.as_deref()),
                         Value::text(posted.description.as_deref()),
                         Value::Json(posted.metadata.as_deref().unwrap_or("{}")),
-                        Value::text(event.idempotency_key.as_deref()),
+                        Value::text(key),
                         Value::Time(event.effective_at),
                         Value::Time(event.recorded_at),
                     ])?;

@@ -310,8 +310,9 @@ pub const OPERATIONS: &[Operation] = &[
         description: "Codes are paths whose segments end at `:`. A sum per asset over the account `prefix` and all below \
                       it (`assets:bank` counts `assets:bank:eur`, and not `assets:bankrupt`), or over all accounts; \
                       with `depth` one for each path of so many segments, which draws the chart as a tree. All sums \
-                      are as of one position, which the first page fixes and the cursor carries. As of the past, \
-                      balances are known, and not the totals by side that they are made of: those are null.",
+                      are as of one moment, which the first page fixes and the cursor carries with the depth; the \
+                      filters are to be said again. As of the past, balances are known, and not the totals by side \
+                      that they are made of: those are null.",
         parameters: &[
             LEDGER_IN_PATH,
             Parameter::Shared("chart-prefix"),
@@ -335,7 +336,7 @@ pub const OPERATIONS: &[Operation] = &[
         tag: "Accounts",
         summary: "The trial balance",
         description: "Every account's balance as a debit or a credit, by code, and per asset the totals over all \
-                      accounts, whose difference is zero. All pages are as of one position, which the first fixes and \
+                      accounts, whose difference is zero. All pages are as of one moment, which the first fixes and \
                       the cursor carries; the totals come with the first and are null on the others.",
         parameters: &[LEDGER_IN_PATH, AS_OF, AS_OF_POSITION, CURSOR, LIMIT, CONSISTENCY, MIN_POSITION],
         body: None,

@@ -3,8 +3,8 @@
 //!
 //! By effective time, so that what is back-dated stands where it counts. The
 //! first answer fixes what is known, as the version of the account, and the end
-//! of the period; cursors carry both, so that opening balance and lines always
-//! amount to the closing balance, in one answer and over all pages.
+//! of the period; cursors carry both and the account, so that opening balance and
+//! lines always amount to the closing balance, in one answer and over all pages.
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -26,7 +26,7 @@ use super::accounts::subject;
 use super::{account_code, ledger};
 use crate::ledger::{Account, Amount, Position, Side};
 use crate::store::as_of::{LineRow, Lines, Moment, Of};
-use crate::store::{self, Error};
+use crate::store::{self, Error, LedgerId};
 
 /// Lines read at a time for a statement that is given as a whole: what it needs
 /// of memory, whatever its length.
@@ -106,7 +106,9 @@ pub async fn show(
     let mut conn = app.worker.database.pool().acquire().await.map_err(Error::from)?;
     let (account, of) = subject(&app, &ledger, &mut conn, &code, position).await?;
     let cursor = match asked.cursor {
-        Some(cursor) if cursor.known > account.balance.version as i64 => return Err(foreign_cursor()),
+        Some(cursor) if !cursor.is_of(of) || cursor.known > account.balance.version as i64 => {
+            return Err(foreign_cursor());
+        }
         Some(cursor) => cursor,
         None => begin(&app, &mut conn, &account, of, &asked).await?,
     };
@@ -186,7 +188,8 @@ async fn begin(
         let detail = format!("the period begins at {} and must end after that", Text(from));
         return Err(Problem::invalid(if asked.to.is_some() { "/query/to" } else { "/query/from" }, detail));
     }
-    Ok(Cursor { known, from, to, at: from, version: 0, running: Amount::ZERO })
+    let account = (of.ledger_id, of.account_id);
+    Ok(Cursor { account, known, from, to, at: from, version: 0, running: Amount::ZERO })
 }
 
 /// The beginning of the month that a time is in.
@@ -336,9 +339,11 @@ fn text(
     }
 }
 
-/// Where a statement goes on: what it knows, its period, the last line and the balance after it.
+/// Where a statement goes on: whose it is, what it knows, its period, the last line and the balance after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cursor {
+    /// Accounts are numbered within their ledger.
+    account: (LedgerId, i64),
     known: i64,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
@@ -351,6 +356,10 @@ struct Cursor {
 const STATEMENT_CURSOR: char = 's';
 
 impl Cursor {
+    fn is_of(&self, of: Of) -> bool {
+        self.account == (of.ledger_id, of.account_id)
+    }
+
     fn lines(&self) -> Lines {
         Lines { known: self.known, after: (self.at, self.version), to: self.to }
     }
@@ -367,19 +376,20 @@ impl Cursor {
     fn read(text: &str) -> Option<Self> {
         let mut parts = text.strip_prefix(STATEMENT_CURSOR)?.split(',');
         let mut number = || parts.next()?.parse::<i64>().ok();
+        let account = (number()?.try_into().ok()?, number()?);
         let (known, from_us, to_us, at_us, version) = (number()?, number()?, number()?, number()?, number()?);
         let running = parts.next()?.parse().ok()?;
         // As far as times are RFC 3339.
         let time = |us: i64| DateTime::from_timestamp_micros(us).filter(|time| (0..=9_999).contains(&time.year()));
         let (from, to, at) = (time(from_us)?, time(to_us)?, time(at_us)?);
         let fits = parts.next().is_none() && known >= 0 && version >= 0 && from < to && from <= at && at < to;
-        fits.then_some(Self { known, from, to, at, version, running })
+        fits.then_some(Self { account, known, from, to, at, version, running })
     }
 
     fn text(&self) -> String {
-        let Self { known, from, to, at, version, running } = self;
+        let Self { account: (ledger, account), known, from, to, at, version, running } = self;
         let [from, to, at] = [from, to, at].map(DateTime::timestamp_micros);
-        format!("{STATEMENT_CURSOR}{known},{from},{to},{at},{version},{running}")
+        format!("{STATEMENT_CURSOR}{ledger},{account},{known},{from},{to},{at},{version},{running}")
     }
 }
 
@@ -390,12 +400,22 @@ mod tests {
     #[test]
     fn a_cursor_is_read_as_it_was_written() {
         let time = |us| DateTime::from_timestamp_micros(us).unwrap();
-        let cursor = Cursor { known: 7, from: time(-1), to: time(9), at: time(3), version: 2, running: Amount::MIN };
+        let (from, to, at) = (time(-1), time(9), time(3));
+        let cursor = Cursor { account: (1, 4), known: 7, from, to, at, version: 2, running: Amount::MIN };
         assert_eq!(Cursor::read(&cursor.text()), Some(cursor));
-        for wrong in ["", "s", "s7,0,9,3,2", "v7,0,9,3,2,1", "s7,9,0,3,2,1", "s7,0,9,9,2,1", "s7,0,9,3,2,1,1"] {
+        for wrong in [
+            "",
+            "s",
+            "s1,4,7,0,9,3,2",
+            "v1,4,7,0,9,3,2,1",
+            "s1,4,7,9,0,3,2,1",
+            "s1,4,7,0,9,9,2,1",
+            "s1,4,7,0,9,3,2,1,1",
+            "s2147483648,4,7,0,9,3,2,1",
+        ] {
             assert_eq!(Cursor::read(wrong), None, "{wrong}");
         }
-        assert_eq!(Cursor::read(&format!("s7,0,{},3,2,1", i64::MAX)), None);
+        assert_eq!(Cursor::read(&format!("s1,4,7,0,{},3,2,1", i64::MAX)), None);
     }
 
     #[test]
