@@ -125,8 +125,8 @@ pub enum Rejection {
         account: AccountCode,
         /// Name of the limit.
         limit: Arc<str>,
-        /// When the same would pass, if nothing else moves; `None` for never: it is
-        /// more than the limit by itself.
+        /// The earliest time at which the whole request would pass all limits, if nothing
+        /// else moves; `None` for never: it is more than a limit by itself.
         passes_at: Option<DateTime<Utc>>,
     },
     /// The floor would be broken: `available` would fall to `would_be`.
