@@ -973,6 +973,19 @@ fn setting_rules_has_its_own_order() {
         check(edited(name, |rule| rule.window = Window::Rolling { seconds: 59 }), "invalid");
         check(edited(name, |rule| rule.window = Window::Rolling { seconds: 31_622_401 }), "invalid");
     }
+    // What is wrong with it by itself, then its asset, then how many there are.
+    let of_nothing = |rule: &mut VelocityLimit| rule.asset = Some(asset("POINTS"));
+    for name in ["v7", "new"] {
+        check(edited(name, of_nothing), "asset_not_found POINTS");
+        check(
+            edited(name, |rule| (rule.asset, rule.count_max) = (Some(asset("POINTS")), None)),
+            "asset_not_found POINTS",
+        );
+        let window = |rule: &mut VelocityLimit| {
+            (rule.asset, rule.window) = (Some(asset("POINTS")), Window::Rolling { seconds: 59 });
+        };
+        check(edited(name, window), "invalid");
+    }
     let by_count = |rule: &mut VelocityLimit| (rule.asset, rule.amount_max) = (None, None);
     check(edited("v7", by_count), "velocity_limit_set");
     check(edited("v7", |rule| rule.window = Window::Day { zone: chrono_tz::Europe::Berlin }), "velocity_limit_set");
@@ -982,6 +995,16 @@ fn setting_rules_has_its_own_order() {
     assert_eq!(remove(RuleKey::VelocityLimit(Arc::from("v7"))), "velocity_limit_removed");
     assert_eq!(remove(RuleKey::AccountType(Arc::from("v7"))), "rule_not_found");
     assert_eq!(remove(RuleKey::VelocityLimit(Arc::from("t7"))), "rule_not_found");
+}
+
+/// Logs from before have limits on assets that never were.
+#[test]
+fn a_limit_that_is_there_already_is_unchanged_whatever_its_asset() {
+    let mut book = book();
+    let rule = Rule::VelocityLimit(VelocityLimit { asset: Some(asset("POINTS")), ..velocity("v") });
+    book.apply(&event(101, Fact::RuleSet(rule.clone()))).unwrap();
+    assert_eq!(answer_on(&book, &Command::SetRule(rule.clone())), "unchanged");
+    assert_eq!(answer_on(&book, &Command::RemoveRule(rule.key())), "velocity_limit_removed");
 }
 
 fn rule_set(rule: &Rule) -> &'static str {

@@ -216,9 +216,18 @@ impl Model {
         let sort = |key: &RuleKey| matches!(key, RuleKey::AccountType(_));
         let key = rule.key();
         let of_the_sort = self.rules.keys().filter(|other| sort(other) == sort(&key)).count();
-        match self.rules.get(&key) {
-            Some((known, _)) if known == rule => Verdict::Unchanged,
-            None if of_the_sort >= RULES_MAX => refuse(Refusal::TooManyRules),
+        let unknown = match rule {
+            Rule::VelocityLimit(VelocityLimit { asset: Some(asset), .. })
+                if !self.assets.contains_key(asset.as_str()) =>
+            {
+                Some(asset.clone())
+            }
+            Rule::AccountType(_) | Rule::VelocityLimit(_) => None,
+        };
+        match (self.rules.get(&key), unknown) {
+            (Some((known, _)), _) if known == rule => Verdict::Unchanged,
+            (_, Some(asset)) => refuse(Refusal::AssetNotFound(asset)),
+            (None, None) if of_the_sort >= RULES_MAX => refuse(Refusal::TooManyRules),
             _ => Verdict::Record(Fact::RuleSet(rule.clone())),
         }
     }
