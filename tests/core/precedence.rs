@@ -816,9 +816,14 @@ fn a_reversal_has_its_own_order() {
         let state = posted(&format!("alice > {to} 10 EUR"), &[0, 0]);
         check(state, &reverse(SUBJECT, Part::Rest), "reversal_exceeds_transaction alice: 0 left");
     }
-    // On another account, or the wrong way round, there is nothing to take back.
-    check(sound(), &reverse_legs(SUBJECT, "overdraft > bob 1 EUR"), "reversal_exceeds_transaction bob: 0 left");
-    check(sound(), &reverse_legs(SUBJECT, "alice > overdraft 1 EUR"), "reversal_exceeds_transaction alice: 0 left");
+    // On another account, or the wrong way round, it is no leg of the transaction,
+    // however much is asked for.
+    for amount in [1, 11] {
+        for parties in ["overdraft > bob", "bob > alice", "alice > overdraft"] {
+            check(sound(), &reverse_legs(SUBJECT, &format!("{parties} {amount} EUR")), "invalid");
+        }
+    }
+    check(sound(), &reverse_legs(SUBJECT, "ghost > bob 1 EUR"), r#"account_not_found [(0, "ghost")]"#);
     // account_closed, account_frozen, insufficient_funds, balance_limit_exceeded
     check(whole("frozen > closed 10 EUR"), &reverse(SUBJECT, Part::Rest), "account_closed closed");
     check(whole("frozen > poor 10 EUR"), &reverse(SUBJECT, Part::Rest), "account_frozen frozen");
@@ -874,7 +879,7 @@ fn legs_of_a_reversal_consume_those_of_the_transaction_in_their_order() {
     assert_eq!(ask(&[10, 5, 15], "bob > alice 12 EUR"), "0 3 3");
     assert_eq!(ask(&[10, 5, 15], "bob > alice 4 EUR, bob > alice 7 EUR"), "0 4 4");
     assert_eq!(ask(&[0, 3, 3], "bob > alice 2 EUR"), "0 1 1");
-    assert_eq!(ask(&[0, 3, 3], "debit bob 3 EUR, credit alice 4 EUR, debit alice 1 EUR"), "alice has 3 left");
+    assert_eq!(ask(&[0, 3, 3], "credit alice 1 EUR, credit alice 3 EUR, debit bob 4 EUR"), "alice has 3 left");
     assert_eq!(ask(&[10, 5, 15], "credit alice 16 EUR, debit bob 16 EUR"), "alice has 15 left");
 }
 

@@ -558,6 +558,12 @@ impl Model {
             if legs.iter().any(|leg| self.accounts[&leg.account].asset != leg.asset) {
                 return invalid("a leg has the asset of its account");
             }
+            // and once more, as far as it depends on the transaction's legs
+            let has =
+                |account: &AccountCode, side| posted.legs.iter().any(|of| of.account == *account && of.side == side);
+            if legs.iter().any(|leg| !has(&leg.account, other(leg.side))) {
+                return invalid("a leg takes from one of the transaction");
+            }
         }
 
         // Of each leg of the transaction, what is taken back; or the first account
