@@ -112,6 +112,7 @@ pub enum Place {
 /// A part of a request, by the name that it has wherever a client writes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
+    Account,
     Amount,
     Asset,
     Before,
@@ -132,7 +133,8 @@ pub enum Field {
 }
 
 impl Field {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
+        Self::Account,
         Self::Amount,
         Self::Asset,
         Self::Before,
@@ -154,6 +156,7 @@ impl Field {
 
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Account => "account",
             Self::Amount => "amount",
             Self::Asset => "asset",
             Self::Before => "before",
@@ -211,8 +214,8 @@ pub enum Rejection {
         account: AccountCode,
         /// Name of the limit.
         limit: Arc<str>,
-        /// When the same would pass, if nothing else moves; `None` for never: it is
-        /// more than the limit by itself.
+        /// The earliest time at which the whole request would pass all limits, if nothing
+        /// else moves; `None` for never: it is more than a limit by itself.
         passes_at: Option<DateTime<Utc>>,
     },
     /// The floor would be broken: `available` would fall to `would_be`.

@@ -35,6 +35,29 @@ pub struct Counted {
     pub amount: Amount,
 }
 
+/// Legs on one account, in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Legs; no window sees 2^64 of them.
+    pub count: u64,
+    /// Sum of their amounts; `None` has more than 38 digits.
+    pub amount: Option<Amount>,
+}
+
+impl Moved {
+    pub const NOTHING: Self = Self { count: 0, amount: Some(Amount::ZERO) };
+
+    /// With one more leg of `amount`.
+    pub fn and(self, amount: Amount) -> Self {
+        Self { count: self.count + 1, amount: self.amount.and_then(|sum| sum.checked_add(amount)) }
+    }
+
+    fn and_counted(self, counted: &Counted) -> Self {
+        let amount = self.amount.and_then(|sum| sum.checked_add(counted.amount));
+        Self { count: self.count + u64::from(counted.count), amount }
+    }
+}
+
 /// What all limits have counted on one account, in no order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Counters(Vec<Counted>);
@@ -61,39 +84,47 @@ impl Counters {
         self.0.retain(|known| in_force(known.limit));
     }
 
-    /// Counts one more leg of `amount`.
-    ///
-    /// # Errors
-    /// When it would be more than the limit, with the time at which it would not be
-    /// if nothing else moved; `None` for never.
+    /// Counts one more leg of `amount`; `None` when it would be more than the limit.
     pub fn count(
         &self,
         limit: &VelocityLimit,
         position: Position,
         amount: Amount,
         at: DateTime<Utc>,
-    ) -> Result<Counted, Option<DateTime<Utc>>> {
+    ) -> Option<Counted> {
         let (bucket, since) = (limit.window.bucket(at), limit.window.since(at));
-        let mut counting: Vec<&Counted> =
-            self.0.iter().filter(|known| known.limit == position && known.bucket >= since).collect();
-        counting.sort_unstable_by_key(|known| known.bucket);
-        let fits = |known: &[&Counted]| {
-            // Counts are of one window, and no window sees 2^64 legs; sums of amounts may leave 38 digits.
-            let count = known.iter().fold(1_u64, |sum, known| sum + u64::from(known.count));
-            let sum = known.iter().try_fold(amount, |sum, known| sum.checked_add(known.amount));
-            limit.count_max.is_none_or(|most| count <= u64::from(most))
-                && limit.amount_max.is_none_or(|most| sum.is_some_and(|sum| sum <= most))
-        };
-        if !fits(&counting) {
-            let enough_left = (1..=counting.len()).find(|gone| fits(&counting[*gone..]));
-            let passes_at = enough_left.map(|gone| limit.window.leaves(counting[gone - 1].bucket));
-            return Err(passes_at.and_then(|seconds| DateTime::from_timestamp(seconds, 0)));
+        if !limit.lets_pass(self.counting(position, since).fold(Moved::NOTHING.and(amount), Moved::and_counted)) {
+            return None;
         }
-        let before = counting.iter().find(|known| known.bucket == bucket);
+        let before = self.counting(position, since).find(|known| known.bucket == bucket);
         let (count, sum) = before.map_or((0, Amount::ZERO), |known| (known.count, known.amount));
         // More than 38 digits can only be where no limit asks for the sum.
         let amount = sum.checked_add(amount).unwrap_or(Amount::MAX);
-        Ok(Counted { limit: position, bucket, since, count: count.saturating_add(1), amount })
+        Some(Counted { limit: position, bucket, since, count: count.saturating_add(1), amount })
+    }
+
+    /// The earliest time, not before `at`, at which all legs of a request pass
+    /// together if nothing else moves; `None` for never. What is counted only leaves
+    /// the window then, so that what passes at a time passes at each later one.
+    pub fn passes_at(
+        &self,
+        limit: &VelocityLimit,
+        position: Position,
+        asked: Moved,
+        at: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let mut counting: Vec<&Counted> = self.counting(position, limit.window.since(at)).collect();
+        counting.sort_unstable_by_key(|known| known.bucket);
+        let fits = |left: &[&Counted]| limit.lets_pass(left.iter().copied().fold(asked, Moved::and_counted));
+        match (0..=counting.len()).find(|gone| fits(&counting[*gone..]))? {
+            0 => Some(at),
+            gone => DateTime::from_timestamp(limit.window.leaves(counting[gone - 1].bucket), 0),
+        }
+    }
+
+    /// What a limit has counted in the buckets that still count.
+    fn counting(&self, position: Position, since: i64) -> impl Iterator<Item = &Counted> {
+        self.0.iter().filter(move |known| known.limit == position && known.bucket >= since)
     }
 }
 
@@ -111,6 +142,12 @@ impl VelocityLimit {
             Scope::Prefix(prefix) => account.as_str().starts_with(&**prefix),
         };
         in_scope && self.asset.as_ref().is_none_or(|only| only == asset)
+    }
+
+    /// Whether so much may be within one window.
+    fn lets_pass(&self, moved: Moved) -> bool {
+        self.count_max.is_none_or(|most| moved.count <= u64::from(most))
+            && self.amount_max.is_none_or(|most| moved.amount.is_some_and(|sum| sum <= most))
     }
 
     /// Whether a leg on this side of an account with this normal side is counted.
@@ -198,17 +235,29 @@ mod tests {
         for seconds in [600, 1_200] {
             counters.set(counters.count(&limit, 7, Amount::from(5), at(seconds)).unwrap());
         }
-        let passes_at = counters.count(&limit, 7, Amount::from(5), at(1_300)).unwrap_err().unwrap();
+        assert_eq!(counters.count(&limit, 7, Amount::from(5), at(1_300)), None);
+        let one = Moved::NOTHING.and(Amount::from(5));
+        let passes_at = counters.passes_at(&limit, 7, one, at(1_300)).unwrap();
         assert_eq!(passes_at, at(600 + 60 + 3_600));
-        assert!(counters.count(&limit, 7, Amount::from(5), passes_at - TimeDelta::microseconds(1)).is_err());
-        assert!(counters.count(&limit, 7, Amount::from(5), passes_at).is_ok());
+        assert!(counters.count(&limit, 7, Amount::from(5), passes_at - TimeDelta::microseconds(1)).is_none());
+        assert!(counters.count(&limit, 7, Amount::from(5), passes_at).is_some());
+        // Two legs of one request wait for both buckets, and three would be too many at any time.
+        let two = one.and(Amount::from(5));
+        assert_eq!(counters.passes_at(&limit, 7, two, at(1_300)), Some(at(1_200 + 60 + 3_600)));
+        assert_eq!(counters.passes_at(&limit, 7, two.and(Amount::from(5)), at(1_300)), None);
     }
 
     #[test]
     fn an_amount_above_the_limit_never_passes() {
         let limit = limit(Window::Rolling { seconds: 3_600 }, None, Some(100));
-        assert_eq!(Counters::default().count(&limit, 7, Amount::from(101), at(0)), Err(None));
-        assert!(Counters::default().count(&limit, 7, Amount::from(100), at(0)).is_ok());
+        let counters = Counters::default();
+        let asked = |amount: u64| Moved::NOTHING.and(Amount::from(amount));
+        assert_eq!(counters.count(&limit, 7, Amount::from(101), at(0)), None);
+        assert_eq!(counters.passes_at(&limit, 7, asked(101), at(0)), None);
+        assert!(counters.count(&limit, 7, Amount::from(100), at(0)).is_some());
+        assert_eq!(counters.passes_at(&limit, 7, asked(100), at(0)), Some(at(0)));
+        // A sum of 39 digits is above any limit.
+        assert_eq!(counters.passes_at(&limit, 7, asked(1).and(Amount::MAX), at(0)), None);
     }
 
     #[test]
@@ -247,14 +296,16 @@ mod tests {
             for (step, amount) in steps {
                 now += step;
                 match counters.count(&limit, 7, Amount::from(amount), at(now)) {
-                    Ok(counted) => {
+                    Some(counted) => {
                         counters.set(counted);
                         passed.push((now, amount));
                     }
-                    Err(passes_at) => {
+                    None => {
+                        let asked = Moved::NOTHING.and(Amount::from(amount));
+                        let passes_at = counters.passes_at(&limit, 7, asked, at(now));
                         let passes_at = passes_at.expect("each amount is below the limit");
                         prop_assert!(passes_at > at(now));
-                        prop_assert!(counters.count(&limit, 7, Amount::from(amount), passes_at).is_ok());
+                        prop_assert!(counters.count(&limit, 7, Amount::from(amount), passes_at).is_some());
                     }
                 }
                 let within = passed.iter().filter(|(time, _)| *time > now - i64::from(seconds));

@@ -38,7 +38,7 @@ use super::load::Loaded;
 use super::{Answer, Batch, Claim, Item, Key, Outcome, Submission, Tail, Unavailable, Work};
 use crate::clock::{Clock, IdSource, recorded_at};
 use crate::failpoint::failpoint;
-use crate::ledger::decide::event;
+use crate::ledger::decide::{batch_rejected, event};
 use crate::ledger::{
     Account, AccountCode, Book, Command, Counted, Event, Fact, Kind, Known, Mark, Moment, Position, State, Verdict,
     decide,
@@ -596,7 +596,7 @@ impl Engine {
         for (item, command) in commands.iter().enumerate() {
             let at = self.moment(now);
             let declined = match decide(&self.book, command, &at) {
-                Verdict::Record(Fact::TransactionRejected(rejected)) => Ok(Fact::BatchRejected { item, rejected }),
+                Verdict::Record(Fact::TransactionRejected(rejected)) => Ok(rejected),
                 Verdict::Record(fact) => {
                     self.record(event(&self.book, command, fact, Some(Arc::clone(&key.text)), &at));
                     continue;
@@ -607,7 +607,8 @@ impl Engine {
             self.take_back_from(mark, index, head);
             return match declined {
                 Err(refusal) => Outcome::Refused { item, refusal },
-                Ok(fact) => {
+                Ok(rejected) => {
+                    let fact = batch_rejected(&self.book, commands, item, rejected, now);
                     let at = self.moment(now);
                     self.record(event(&self.book, command, fact, Some(Arc::clone(&key.text)), &at));
                     self.use_key(key, at.position, 1);

@@ -155,7 +155,12 @@ async fn velocity_limits_that_cannot_be_are_refused() {
         let refused = client.put("/velocity-limits/x", &velocity(more)).await;
         refused.is_problem(422, "validation_failed").at(pointer);
     }
+    // It would apply to nothing, as no account can have the asset.
+    let unknown = velocity(json!({"prefix": "a", "asset": "GOLD"}));
+    client.put("/velocity-limits/x", &unknown).await.is_problem(404, "asset_not_found").at("/asset");
     assert_eq!(client.head().await, 0);
+    client.put("/assets/GOLD", &json!({"scale": 3})).await.is(201);
+    client.put("/velocity-limits/x", &unknown).await.is(201);
 }
 
 #[tokio::test]

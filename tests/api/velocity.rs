@@ -61,6 +61,48 @@ async fn a_limit_counts_holds_and_every_leg() {
     client.pay("more", &payment("alice", "bob", 1)).await.is_problem(422, "velocity_limit_exceeded");
 }
 
+/// An atomic batch is tried again as a whole: its own items are no history.
+#[tokio::test]
+async fn a_batch_says_when_all_of_it_passes() {
+    let (_server, client) = start_with_accounts().await;
+    let set = async |name: &str, limit| client.put(&format!("/velocity-limits/{name}"), &limit).await.is(201);
+    set(
+        "hundred",
+        json!({"account": "alice", "asset": "EUR", "direction": "out", "window": {"rolling_s": 60}, "amount_max": 100}),
+    )
+    .await;
+    set(
+        "three",
+        json!({"account": "bob", "asset": "EUR", "direction": "out", "window": {"rolling_s": 7200}, "count_max": 3}),
+    )
+    .await;
+    client.pay("for-bob", &payment("bank", "bob", 10)).await.is(201);
+    let batch = async |key: &str, payments: Vec<serde_json::Value>| {
+        let body = json!({"atomic": true, "payments": payments});
+        client.post_with_key("/payments/batch", key, &body).await
+    };
+    let two = vec![payment("alice", "bob", 60), payment("alice", "bob", 60)];
+    let declined = batch("amount", two).await.is_problem(422, "velocity_limit_exceeded").at("/payments/1");
+    assert_eq!((&declined.body["limit"], declined.body.get("passes_at")), (&json!("hundred"), None));
+    let four = (0..4).map(|_| payment("bob", "bank", 1)).collect();
+    let declined = batch("count", four).await.is_problem(422, "velocity_limit_exceeded").at("/payments/3");
+    assert_eq!((&declined.body["limit"], declined.body.get("passes_at")), (&json!("three"), None));
+
+    // One that is declined by its first item waits for the limits of the others too.
+    let first = batch("first", vec![payment("alice", "bob", 60), payment("bob", "bank", 1)]).await.is(201);
+    let many = |last: u64| {
+        let bobs = (0..3).map(|_| payment("bob", "bank", 1));
+        [payment("alice", "bob", 50)].into_iter().chain(bobs).chain([payment("alice", "bob", last)]).collect()
+    };
+    let declined = batch("later", many(50)).await.is_problem(422, "velocity_limit_exceeded").at("/payments/0");
+    assert_eq!(declined.body["limit"], json!("hundred"));
+    let time = |value: &serde_json::Value| chrono::DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
+    let passes_in = time(&declined.body["passes_at"]) - time(&first.body["results"][0]["payment"]["recorded_at"]);
+    assert!((7_200..=7_320).contains(&passes_in.num_seconds()), "{passes_in}");
+    let declined = batch("never", many(51)).await.is_problem(422, "velocity_limit_exceeded").at("/payments/0");
+    assert_eq!(declined.body.get("passes_at"), None);
+}
+
 /// Of a sequencer that begins anew, whose memory is empty.
 #[tokio::test]
 async fn what_was_counted_outlives_the_server() {

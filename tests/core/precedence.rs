@@ -816,9 +816,14 @@ fn a_reversal_has_its_own_order() {
         let state = posted(&format!("alice > {to} 10 EUR"), &[0, 0]);
         check(state, &reverse(SUBJECT, Part::Rest), "reversal_exceeds_transaction alice: 0 left");
     }
-    // On another account, or the wrong way round, there is nothing to take back.
-    check(sound(), &reverse_legs(SUBJECT, "overdraft > bob 1 EUR"), "reversal_exceeds_transaction bob: 0 left");
-    check(sound(), &reverse_legs(SUBJECT, "alice > overdraft 1 EUR"), "reversal_exceeds_transaction alice: 0 left");
+    // On another account, or the wrong way round, it is no leg of the transaction,
+    // however much is asked for.
+    for amount in [1, 11] {
+        for parties in ["overdraft > bob", "bob > alice", "alice > overdraft"] {
+            check(sound(), &reverse_legs(SUBJECT, &format!("{parties} {amount} EUR")), "invalid");
+        }
+    }
+    check(sound(), &reverse_legs(SUBJECT, "ghost > bob 1 EUR"), r#"account_not_found [(0, "ghost")]"#);
     // account_closed, account_frozen, insufficient_funds, balance_limit_exceeded
     check(whole("frozen > closed 10 EUR"), &reverse(SUBJECT, Part::Rest), "account_closed closed");
     check(whole("frozen > poor 10 EUR"), &reverse(SUBJECT, Part::Rest), "account_frozen frozen");
@@ -874,7 +879,7 @@ fn legs_of_a_reversal_consume_those_of_the_transaction_in_their_order() {
     assert_eq!(ask(&[10, 5, 15], "bob > alice 12 EUR"), "0 3 3");
     assert_eq!(ask(&[10, 5, 15], "bob > alice 4 EUR, bob > alice 7 EUR"), "0 4 4");
     assert_eq!(ask(&[0, 3, 3], "bob > alice 2 EUR"), "0 1 1");
-    assert_eq!(ask(&[0, 3, 3], "debit bob 3 EUR, credit alice 4 EUR, debit alice 1 EUR"), "alice has 3 left");
+    assert_eq!(ask(&[0, 3, 3], "credit alice 1 EUR, credit alice 3 EUR, debit bob 4 EUR"), "alice has 3 left");
     assert_eq!(ask(&[10, 5, 15], "credit alice 16 EUR, debit bob 16 EUR"), "alice has 15 left");
 }
 
@@ -973,6 +978,19 @@ fn setting_rules_has_its_own_order() {
         check(edited(name, |rule| rule.window = Window::Rolling { seconds: 59 }), "invalid");
         check(edited(name, |rule| rule.window = Window::Rolling { seconds: 31_622_401 }), "invalid");
     }
+    // What is wrong with it by itself, then its asset, then how many there are.
+    let of_nothing = |rule: &mut VelocityLimit| rule.asset = Some(asset("POINTS"));
+    for name in ["v7", "new"] {
+        check(edited(name, of_nothing), "asset_not_found POINTS");
+        check(
+            edited(name, |rule| (rule.asset, rule.count_max) = (Some(asset("POINTS")), None)),
+            "asset_not_found POINTS",
+        );
+        let window = |rule: &mut VelocityLimit| {
+            (rule.asset, rule.window) = (Some(asset("POINTS")), Window::Rolling { seconds: 59 });
+        };
+        check(edited(name, window), "invalid");
+    }
     let by_count = |rule: &mut VelocityLimit| (rule.asset, rule.amount_max) = (None, None);
     check(edited("v7", by_count), "velocity_limit_set");
     check(edited("v7", |rule| rule.window = Window::Day { zone: chrono_tz::Europe::Berlin }), "velocity_limit_set");
@@ -982,6 +1000,16 @@ fn setting_rules_has_its_own_order() {
     assert_eq!(remove(RuleKey::VelocityLimit(Arc::from("v7"))), "velocity_limit_removed");
     assert_eq!(remove(RuleKey::AccountType(Arc::from("v7"))), "rule_not_found");
     assert_eq!(remove(RuleKey::VelocityLimit(Arc::from("t7"))), "rule_not_found");
+}
+
+/// Logs from before have limits on assets that never were.
+#[test]
+fn a_limit_that_is_there_already_is_unchanged_whatever_its_asset() {
+    let mut book = book();
+    let rule = Rule::VelocityLimit(VelocityLimit { asset: Some(asset("POINTS")), ..velocity("v") });
+    book.apply(&event(101, Fact::RuleSet(rule.clone()))).unwrap();
+    assert_eq!(answer_on(&book, &Command::SetRule(rule.clone())), "unchanged");
+    assert_eq!(answer_on(&book, &Command::RemoveRule(rule.key())), "velocity_limit_removed");
 }
 
 fn rule_set(rule: &Rule) -> &'static str {

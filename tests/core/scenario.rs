@@ -304,7 +304,7 @@ fn velocity_limit() -> impl Strategy<Value = VelocityLimit> {
     let direction = prop::sample::select(vec![Direction::Out, Direction::In]);
     let count_max = prop::option::weighted(0.7, 1_u32..8);
     let amount_max = prop::option::weighted(0.7, (50_u64..1_000).prop_map(Amount::from));
-    let unit = prop::sample::select(vec![None, Some("EUR"), Some("EUR"), Some("EUR"), Some("BTC")]);
+    let unit = prop::sample::select(vec![None, Some("EUR"), Some("EUR"), Some("EUR"), Some("BTC"), Some("GOLD")]);
     (limit_name(), scope, direction, window, unit, count_max, amount_max).prop_map(
         |(name, scope, direction, window, unit, count_max, amount_max)| {
             let asset = unit.map(asset);

@@ -1,8 +1,9 @@
 //! Velocity limits: what they count, for whom, and what an event says of it.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
 use smallvec::SmallVec;
-use steelyard::ledger::decide::event;
+use steelyard::ledger::decide::{batch_rejected, event};
 use steelyard::ledger::{
     AccountCode, AccountUpdate, Amount, AssetCode, Book, Capture, ChangeAccount, Command, Direction, Event, Expiry,
     Fact, Freeze, FreezeScope, Known, Moment, Notes, OpenAccount, Part, Rejection, Reverse, Rule, RuleKey, Scope,
@@ -62,6 +63,43 @@ impl Ledger {
             Verdict::Record(_) => Ok(self.log.last().unwrap().transaction_id.unwrap()),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// All of the requests, or the rejection of all, as the sequencer does it.
+    fn together(&mut self, requests: &[TransactionRequest]) -> Result<(), Rejection> {
+        let commands: Vec<Command> = requests.iter().cloned().map(Command::Transact).collect();
+        let (mark, length) = (self.book.mark(), self.log.len());
+        for (item, command) in commands.iter().enumerate() {
+            let moment = self.moment();
+            match decide(&self.book, command, &moment) {
+                Verdict::Record(Fact::TransactionRejected(rejected)) => {
+                    self.book.roll_back(mark);
+                    self.log.truncate(length);
+                    match batch_rejected(&self.book, &commands, item, rejected, moment.recorded_at) {
+                        Fact::BatchRejected { rejected, .. } => return Err(rejected.reason),
+                        other => panic!("{other:?}"),
+                    }
+                }
+                Verdict::Record(fact) => {
+                    let event = event(&self.book, command, fact, None, &moment);
+                    self.book.apply(&event).unwrap();
+                    self.log.push(event);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What [`Self::together`] would say at another time, if nothing else happened.
+    fn would_pass(&mut self, requests: &[TransactionRequest], seconds: i64) -> bool {
+        let (mark, length, now) = (self.book.mark(), self.log.len(), self.seconds);
+        self.seconds = seconds;
+        let passed = self.together(requests).is_ok();
+        self.book.roll_back(mark);
+        self.log.truncate(length);
+        self.seconds = now;
+        passed
     }
 
     fn pay(&mut self, from: &str, to: &str, amount: u64) -> Result<Uuid, Rejection> {
@@ -207,6 +245,164 @@ fn all_legs_of_a_transaction_count_together() {
     let two = TransactionRequest { legs: three.legs[..4].into(), ..three };
     ledger.moved(&Command::Transact(two)).unwrap();
     assert!(ledger.pay("a", "b", 10).is_err());
+}
+
+fn rolling(name: &str, account: &str, seconds: u32, count_max: Option<u32>, amount_max: Option<u64>) -> VelocityLimit {
+    VelocityLimit {
+        name: name.into(),
+        window: Window::Rolling { seconds },
+        count_max,
+        amount_max: amount_max.map(Amount::from),
+        ..two_an_hour(Scope::Account(account.into()))
+    }
+}
+
+fn transaction(legs: impl IntoIterator<Item = TransactionRequest>) -> TransactionRequest {
+    let legs = legs.into_iter().flat_map(|payment| payment.legs).collect();
+    TransactionRequest { kind: steelyard::ledger::Kind::Transaction, legs, ..payment("a", "b", 1) }
+}
+
+/// The request's own legs are no history: they come again with the request.
+#[test]
+fn legs_that_together_exceed_a_limit_pass_at_no_time() {
+    let mut ledger = Ledger::begin();
+    ledger.limit(rolling("hundred", "a", 60, None, Some(100)));
+    ledger.limit(rolling("three", "ab", 60, Some(3), None));
+    let twice = |amount| Command::Transact(transaction([payment("a", "b", amount), payment("a", "b", amount)]));
+    assert_eq!(exceeded(&ledger.moved(&twice(60)).unwrap_err()), ("a", "hundred", None));
+    let four = transaction((0..4).map(|_| payment("ab", "b", 1)));
+    assert_eq!(exceeded(&ledger.moved(&Command::Transact(four)).unwrap_err()), ("ab", "three", None));
+    // Where all of them fit, they pass when there is room for all.
+    ledger.pay("a", "b", 1).unwrap();
+    assert_eq!(exceeded(&ledger.moved(&twice(50)).unwrap_err()).2, Some(at(61)));
+    ledger.seconds = 61;
+    ledger.moved(&twice(50)).unwrap();
+}
+
+#[test]
+fn a_payment_passes_when_the_last_of_the_limits_lets_it_pass() {
+    let mut ledger = Ledger::begin();
+    ledger.limit(rolling("often", "a", 60, Some(1), None));
+    ledger.limit(rolling("much", "a", 7_200, None, Some(100)));
+    ledger.pay("a", "b", 80).unwrap();
+    assert_eq!(exceeded(&ledger.pay("a", "b", 50).unwrap_err()), ("a", "often", Some(at(7_200 + 120))));
+    assert_eq!(exceeded(&ledger.pay("a", "b", 20).unwrap_err()), ("a", "often", Some(at(61))));
+    assert_eq!(exceeded(&ledger.pay("a", "b", 101).unwrap_err()), ("a", "often", None));
+    ledger.seconds = 7_319;
+    assert_eq!(exceeded(&ledger.pay("a", "b", 50).unwrap_err()), ("a", "much", Some(at(7_320))));
+    ledger.seconds = 7_320;
+    ledger.pay("a", "b", 50).unwrap();
+}
+
+#[test]
+fn a_transaction_passes_when_the_limits_on_all_its_accounts_let_it_pass() {
+    let mut ledger = Ledger::begin();
+    ledger.limit(rolling("from a", "a", 60, Some(1), None));
+    ledger.limit(VelocityLimit { direction: Direction::In, ..rolling("to b", "b", 3_600, None, Some(100)) });
+    ledger.limit(rolling("from ab", "ab", 7_200, Some(1), None));
+    ledger.pay("a", "b", 60).unwrap();
+    assert_eq!(exceeded(&ledger.pay("a", "b", 50).unwrap_err()), ("a", "from a", Some(at(3_660))));
+    assert_eq!(exceeded(&ledger.pay("a", "b", 101).unwrap_err()), ("a", "from a", None));
+    ledger.pay("ab", "bank", 1).unwrap();
+    let both = transaction([payment("a", "b", 50), payment("ab", "bank", 1)]);
+    assert_eq!(exceeded(&ledger.moved(&Command::Transact(both)).unwrap_err()), ("a", "from a", Some(at(7_320))));
+}
+
+#[test]
+fn an_atomic_batch_passes_when_all_of_its_items_do() {
+    let mut ledger = Ledger::begin();
+    ledger.limit(rolling("hundred", "a", 60, None, Some(100)));
+    ledger.limit(rolling("three", "ab", 7_200, Some(3), None));
+    let declined = ledger.together(&[payment("a", "b", 60), payment("a", "b", 60)]).unwrap_err();
+    assert_eq!(exceeded(&declined), ("a", "hundred", None));
+    let four: Vec<_> = (0..4).map(|_| payment("ab", "b", 1)).collect();
+    assert_eq!(exceeded(&ledger.together(&four).unwrap_err()), ("ab", "three", None));
+    // Items after the one that is declined come again with it.
+    ledger.together(&[payment("a", "b", 60), payment("ab", "b", 1)]).unwrap();
+    let again = [&[payment("a", "b", 50)], &four[1..]].concat();
+    assert_eq!(exceeded(&ledger.together(&again).unwrap_err()), ("a", "hundred", Some(at(7_320))));
+    let more = [&again[..], &[payment("a", "b", 51)]].concat();
+    assert_eq!(exceeded(&ledger.together(&more).unwrap_err()), ("a", "hundred", None));
+}
+
+/// What is scheduled now is posted at once when its time has come before the batch passes.
+#[test]
+fn what_a_batch_schedules_counts_if_the_batch_passes_after_its_time() {
+    let mut ledger = Ledger::begin();
+    ledger.limit(rolling("hundred", "a", 60, None, Some(100)));
+    ledger.pay("a", "b", 60).unwrap();
+    let later = |seconds| TransactionRequest { effective_at: Some(at(seconds)), ..payment("a", "b", 60) };
+    let passes_at = |ledger: &mut Ledger, seconds| {
+        exceeded(&ledger.together(&[payment("a", "b", 60), later(seconds)]).unwrap_err()).2
+    };
+    assert_eq!(passes_at(&mut ledger, 62), Some(at(61)));
+    assert_eq!(passes_at(&mut ledger, 61), None);
+}
+
+proptest! {
+    /// Nothing passes before the time that a rejection states, and the same passes then.
+    #[test]
+    fn a_batch_passes_at_the_time_that_is_stated_and_not_before(
+        limits in prop::collection::vec(any_limit(), 1..5),
+        history in prop::collection::vec((0_i64..300, any_payment()), 0..12),
+        batch in prop::collection::vec((any_payment(), prop::option::weighted(0.2, 1_i64..9_000)), 1..6),
+        probes in prop::collection::vec(0.0_f64..1.0, 8),
+    ) {
+        let mut ledger = Ledger::begin();
+        for (index, limit) in limits.into_iter().enumerate() {
+            ledger.limit(VelocityLimit { name: format!("l{index}").into(), ..limit });
+        }
+        for (seconds, payment) in history {
+            ledger.seconds += seconds;
+            let _ = ledger.moved(&Command::Transact(payment));
+        }
+        let now = ledger.seconds;
+        let batch: Vec<TransactionRequest> = batch
+            .into_iter()
+            .map(|(payment, later)| TransactionRequest { effective_at: later.map(|later| at(now + later)), ..payment })
+            .collect();
+        let Err(declined) = ledger.together(&batch) else { return Ok(()) };
+        let (_, _, passes_at) = exceeded(&declined);
+        let until = match passes_at {
+            Some(passes_at) => {
+                let seconds = (passes_at - at(0)).num_seconds();
+                prop_assert!(ledger.would_pass(&batch, seconds), "it passes at {passes_at}");
+                seconds - 1
+            }
+            None => now + 200_000,
+        };
+        for probe in probes.into_iter().chain([0.0, 1.0]) {
+            let seconds = now + ((until - now) as f64 * probe) as i64;
+            prop_assert!(!ledger.would_pass(&batch, seconds), "it passes {} s after now", seconds - now);
+        }
+    }
+}
+
+fn any_payment() -> impl Strategy<Value = TransactionRequest> {
+    let parties = prop::sample::select(vec![("a", "b"), ("ab", "b"), ("a", "ab"), ("b", "a"), ("bank", "b")]);
+    (parties, 1_u64..60).prop_map(|((from, to), amount)| payment(from, to, amount))
+}
+
+fn any_limit() -> impl Strategy<Value = VelocityLimit> {
+    let scope = prop::sample::select(vec![
+        Scope::Account("a".into()),
+        Scope::Account("b".into()),
+        Scope::Prefix("a".into()),
+        Scope::Prefix("".into()),
+    ]);
+    let window = prop_oneof![
+        3 => prop::sample::select(vec![60_u32, 600, 7_200]).prop_map(|seconds| Window::Rolling { seconds }),
+        1 => Just(Window::Day { zone: chrono_tz::Europe::Zurich }),
+    ];
+    let direction = prop::sample::select(vec![Direction::In, Direction::Out]);
+    let most = (prop::option::of(1_u32..5), 30_u64..150);
+    (scope, window, direction, most).prop_map(|(scope, window, direction, (count_max, amount_max))| VelocityLimit {
+        window,
+        direction,
+        count_max,
+        amount_max: Some(Amount::from(amount_max)),
+        ..two_an_hour(scope)
+    })
 }
 
 #[test]

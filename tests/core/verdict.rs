@@ -216,9 +216,18 @@ impl Model {
         let sort = |key: &RuleKey| matches!(key, RuleKey::AccountType(_));
         let key = rule.key();
         let of_the_sort = self.rules.keys().filter(|other| sort(other) == sort(&key)).count();
-        match self.rules.get(&key) {
-            Some((known, _)) if known == rule => Verdict::Unchanged,
-            None if of_the_sort >= RULES_MAX => refuse(Refusal::TooManyRules),
+        let unknown = match rule {
+            Rule::VelocityLimit(VelocityLimit { asset: Some(asset), .. })
+                if !self.assets.contains_key(asset.as_str()) =>
+            {
+                Some(asset.clone())
+            }
+            Rule::AccountType(_) | Rule::VelocityLimit(_) => None,
+        };
+        match (self.rules.get(&key), unknown) {
+            (Some((known, _)), _) if known == rule => Verdict::Unchanged,
+            (_, Some(asset)) => refuse(Refusal::AssetNotFound(asset)),
+            (None, None) if of_the_sort >= RULES_MAX => refuse(Refusal::TooManyRules),
             _ => Verdict::Record(Fact::RuleSet(rule.clone())),
         }
     }
@@ -549,6 +558,12 @@ impl Model {
             if legs.iter().any(|leg| self.accounts[&leg.account].asset != leg.asset) {
                 return invalid("a leg has the asset of its account");
             }
+            // and once more, as far as it depends on the transaction's legs
+            let has =
+                |account: &AccountCode, side| posted.legs.iter().any(|of| of.account == *account && of.side == side);
+            if legs.iter().any(|leg| !has(&leg.account, other(leg.side))) {
+                return invalid("a leg takes from one of the transaction");
+            }
         }
 
         // Of each leg of the transaction, what is taken back; or the first account
@@ -732,19 +747,13 @@ impl Model {
                     continue;
                 }
                 let buckets = Buckets(rule.window);
-                let fits = |at: DateTime<Utc>| {
-                    let still = counted.iter().filter(|earlier| {
-                        (earlier.limit, &earlier.account) == (position, &leg.account)
-                            && buckets.end(buckets.of(earlier.at)) > at
-                    });
-                    let amounts: Vec<Amount> = still.map(|earlier| earlier.amount).chain([leg.amount]).collect();
-                    let sum = amounts.iter().fold(Exact::ZERO, |sum, amount| sum + (*amount).into());
-                    rule.count_max.is_none_or(|most| amounts.len() <= most as usize)
-                        && rule.amount_max.is_none_or(|most| sum <= most.into())
-                };
-                if !fits(now) {
-                    let ends = counted.iter().map(|earlier| buckets.end(buckets.of(earlier.at)));
-                    let passes_at = ends.filter(|end| *end > now && fits(*end)).min();
+                let still = counted.iter().filter(|earlier| {
+                    (earlier.limit, &earlier.account) == (position, &leg.account)
+                        && buckets.end(buckets.of(earlier.at)) > now
+                });
+                let fits = are_within(&rule, still.map(|earlier| earlier.amount).chain([leg.amount]));
+                if !fits {
+                    let passes_at = self.passes_at(legs, now);
                     let (account, limit) = (leg.account.clone(), Arc::clone(&rule.name));
                     return Err(Rejection::VelocityLimitExceeded { account, limit, passes_at });
                 }
@@ -772,6 +781,36 @@ impl Model {
         Ok(usage)
     }
 
+    /// The first moment, of all at which something that was counted counts no longer, at
+    /// which every limit has room for all legs that are asked for.
+    fn passes_at(&self, legs: &[LegRequest], now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let limited: Vec<(&LegRequest, VelocityLimit, Position)> = legs
+            .iter()
+            .flat_map(|leg| self.velocity_limits(leg).into_iter().map(move |(rule, position)| (leg, rule, position)))
+            .collect();
+        let is_counted = |leg: &LegRequest, rule: &VelocityLimit| {
+            (rule.direction == Direction::In) == (leg.side == self.accounts[&leg.account].normal)
+        };
+        let fits = |at: DateTime<Utc>| {
+            limited.iter().filter(|(leg, rule, _)| is_counted(leg, rule)).all(|(leg, rule, position)| {
+                let buckets = Buckets(rule.window);
+                let still = self.counted.iter().filter(|earlier| {
+                    (earlier.limit, &earlier.account) == (*position, &leg.account)
+                        && buckets.end(buckets.of(earlier.at)) > at
+                });
+                let asked = legs.iter().filter(|other| other.account == leg.account && is_counted(other, rule));
+                are_within(rule, still.map(|earlier| earlier.amount).chain(asked.map(|leg| leg.amount)))
+            })
+        };
+        let ends: BTreeSet<DateTime<Utc>> = limited
+            .iter()
+            .map(|(_, rule, _)| Buckets(rule.window))
+            .flat_map(|buckets| self.counted.iter().map(move |earlier| buckets.end(buckets.of(earlier.at))))
+            .filter(|end| *end > now)
+            .collect();
+        ends.into_iter().find(|end| fits(*end))
+    }
+
     /// Those that cover the leg's account: first those on the account itself, then
     /// those on a prefix, each as they were set.
     fn velocity_limits(&self, leg: &LegRequest) -> Vec<(VelocityLimit, Position)> {
@@ -789,6 +828,13 @@ impl Model {
         limits.sort_by_key(|(is_prefix, position, _)| (*is_prefix, *position));
         limits.into_iter().map(|(_, position, rule)| (rule, position)).collect()
     }
+}
+
+fn are_within(rule: &VelocityLimit, amounts: impl Iterator<Item = Amount>) -> bool {
+    let amounts: Vec<Amount> = amounts.collect();
+    let sum = amounts.iter().fold(Exact::ZERO, |sum, amount| sum + (*amount).into());
+    rule.count_max.is_none_or(|most| amounts.len() <= most as usize)
+        && rule.amount_max.is_none_or(|most| sum <= most.into())
 }
 
 /// The buckets of a window, by their beginnings.

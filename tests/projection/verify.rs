@@ -2,7 +2,8 @@
 
 use steelyard::projector::verify::Failure;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
+use steelyard::clock::{Clock, SystemClock};
 use steelyard::ledger::{Amount, Command, Fact, LegRequest, Side, TransactionRequest};
 use steelyard::sequencer::Outcome;
 
@@ -157,7 +158,7 @@ async fn transactions_of_more_than_an_amount_can_be_are_verified_and_rebuilt() {
         |account: &str, side: Side| LegRequest { account: code_of(account), side, amount: Amount::MAX, asset: euro() };
     let legs = [most("a", Side::Debit), most("b", Side::Debit), most("c", Side::Credit), most("d", Side::Credit)];
     let request = TransactionRequest { legs: legs.into_iter().collect(), ..payment("a", "c", 1) };
-    let later = TransactionRequest { effective_at: Some(Utc::now() + TimeDelta::days(30)), ..request.clone() };
+    let later = TransactionRequest { effective_at: Some(SystemClock.now() + TimeDelta::days(30)), ..request.clone() };
     let mut found = Vec::new();
     // The third finds the totals full.
     for (n, request) in [request.clone(), later, request].into_iter().enumerate() {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::problem::Code::{AccountIsClosed, AccountNotEmpty, AccountNotFound, LimitsConflict};
-use super::super::problem::Code::{PeriodAlreadyClosed, RuleNotFound, TooManyRules};
+use super::super::problem::Code::{AssetNotFound, PeriodAlreadyClosed, RuleNotFound, TooManyRules};
 use super::super::routes::account_changes::REASON_CHARS_MAX;
 use super::super::routes::periods::HISTORY_MAX;
 use super::operations::{
@@ -170,7 +170,7 @@ pub const OPERATIONS: &[Operation] = &[
         description: "Counts the legs of an account, or of every account below a prefix for itself, that lower its \
                       balance (`out`) or raise it (`in`), and their amounts. What would exceed it is \
                       `velocity_limit_exceeded`, which names the limit and says when the same would pass. Setting \
-                      another value begins the counting anew.",
+                      another value begins the counting anew. An `asset` that is not defined is `asset_not_found`.",
         parameters: &[LEDGER_IN_PATH, NAME],
         body: Some("VelocityLimitRequest"),
         answers: &[
@@ -182,7 +182,7 @@ pub const OPERATIONS: &[Operation] = &[
             ),
             json_answer(201, "The limit is new.", "VelocityLimit", AT_POSITION),
         ],
-        problems: &[ANY, LEDGER, BODY, READ, WRITE, &[TooManyRules]],
+        problems: &[ANY, LEDGER, BODY, READ, WRITE, &[AssetNotFound, TooManyRules]],
     },
     Operation {
         method: "delete",

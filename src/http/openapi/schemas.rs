@@ -163,7 +163,7 @@ fn scalars() -> Value {
                 "position": described(position(), "Where the rejection is recorded."),
                 "limit": described(account_code(), "Name of the velocity limit that was exceeded."),
                 "account": described(account_code(), "The account that would have exceeded it."),
-                "passes_at": described(timestamp(), "When the same would pass a velocity limit, if nothing else moves."),
+                "passes_at": described(timestamp(), "The earliest time at which the whole request would pass all velocity limits, if nothing else moves. Absent: at no time."),
             }),
             &["type", "title", "status", "detail", "code"],
         ),

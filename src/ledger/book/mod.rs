@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use hashbrown::HashMap;
 use uuid::Uuid;
 
-pub use self::counters::Exceeded;
+pub use self::counters::{Asked, Exceeded};
 use self::rules::Rules;
 use self::transactions::Transactions;
 use super::account::{Account, Attributes, Balance};

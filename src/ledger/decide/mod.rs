@@ -21,7 +21,7 @@ use super::book::Book;
 use super::event::{Event, Fact, Moment};
 use super::known::Known;
 use super::name::{AccountCode, AssetCode};
-use super::rejection::{Place, Refusal};
+use super::rejection::{Place, Refusal, Rejection};
 use super::rule::{Rule, RuleKey};
 use super::transaction::{LegRequest, RejectedTransaction, Side, TransactionRequest};
 
@@ -213,6 +213,26 @@ pub fn decide(book: &Book, command: &Command, at: &Moment) -> Verdict {
         Err(Declined::Refused(refusal)) => Verdict::Refuse(refusal),
         Err(Declined::Unchanged) => Verdict::Unchanged,
     }
+}
+
+/// The fact that records an atomic batch of `commands` of which this item was declined.
+/// `book` is as it was before the batch.
+pub fn batch_rejected(
+    book: &Book,
+    commands: &[Command],
+    item: usize,
+    mut rejected: RejectedTransaction,
+    at: DateTime<Utc>,
+) -> Fact {
+    // The item was declined with those before it counted, and will be tried again with all.
+    if let Rejection::VelocityLimitExceeded { passes_at, .. } = &mut rejected.reason {
+        let requests = commands.iter().filter_map(|command| match command {
+            Command::Transact(request) => Some(request),
+            _ => None,
+        });
+        *passes_at = transact::batch_passes_at(book, requests, at);
+    }
+    Fact::BatchRejected { item, rejected }
 }
 
 /// Why a command does not do what it says.

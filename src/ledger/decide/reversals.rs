@@ -27,7 +27,7 @@ pub(super) fn reverse(book: &Book, reverse: &Reverse, at: &Moment) -> Result<Fac
     let State::Posted(posted) = &known.state else { return Err(Refusal::NotReversible(id).into()) };
     let asked = asked(posted, &reverse.part)?;
     let asked_accounts = find_accounts(book, &asked)?;
-    check_assets(&asked, &asked_accounts)?;
+    check_originals(posted, &asked, &asked_accounts)?;
     let rejected = |reason| {
         Declined::Rejected(RejectedTransaction {
             request: attempt(Kind::Reversal, id, reverse.force, asked.clone(), &reverse.notes),
@@ -66,11 +66,22 @@ fn asked(posted: &Posted, part: &Part) -> Result<SmallVec<[LegRequest; 2]>, Refu
     }
 }
 
-fn check_assets(legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refusal> {
-    match legs.iter().zip(accounts).position(|(leg, account)| leg.asset != account.asset) {
-        None => Ok(()),
-        Some(leg) => Err(invalid(Place::Leg(leg, Field::Asset), "a leg has the asset of its account")),
+/// Each leg is the other side of one of the transaction's, however much is left of that.
+fn check_originals(posted: &Posted, legs: &[LegRequest], accounts: &Accounts<'_>) -> Result<(), Refusal> {
+    if let Some(leg) = legs.iter().zip(accounts).position(|(leg, account)| leg.asset != account.asset) {
+        return Err(invalid(Place::Leg(leg, Field::Asset), "a leg has the asset of its account"));
     }
+    let is_in_it = |leg: &LegRequest| posted.legs.iter().any(|original| is_taken_by(original, leg));
+    if let Some(leg) = legs.iter().position(|leg| !is_in_it(leg)) {
+        let rule = "a leg of a reversal is on the other side of a leg of the transaction, on the same account";
+        return Err(invalid(Place::Leg(leg, Field::Account), rule));
+    }
+    Ok(())
+}
+
+/// Whether a leg of a reversal takes from this leg of the transaction.
+fn is_taken_by(original: &LegRequest, leg: &LegRequest) -> bool {
+    original.account == leg.account && original.side != leg.side
 }
 
 /// What is left of each of the transaction's legs after `asked`.
@@ -79,7 +90,7 @@ fn take(posted: &Posted, asked: &[LegRequest]) -> Result<SmallVec<[Amount; 2]>, 
     for leg in asked {
         let mut missing = leg.amount;
         for (left, original) in remaining.iter_mut().zip(&posted.legs) {
-            if original.account == leg.account && original.side != leg.side {
+            if is_taken_by(original, leg) {
                 let part = missing.min(*left);
                 missing = missing.less(part);
                 *left = left.less(part);
@@ -98,7 +109,7 @@ fn take(posted: &Posted, asked: &[LegRequest]) -> Result<SmallVec<[Amount; 2]>, 
 /// All that could be taken by `leg`, if it were the only one.
 fn left_for(posted: &Posted, leg: &LegRequest) -> Amount {
     let lefts = posted.legs.iter().zip(&posted.remaining);
-    let lefts = lefts.filter(|(original, _)| original.account == leg.account && original.side != leg.side);
+    let lefts = lefts.filter(|(original, _)| is_taken_by(original, leg));
     lefts.fold(Amount::ZERO, |sum, (_, left)| sum.checked_add(*left).unwrap_or(Amount::MAX))
 }
 
@@ -190,9 +201,10 @@ mod tests {
         assert_eq!(left, [0, 15, 10, 5, 1, 1]);
 
         assert_eq!(ledger.rejection(&of("debit bob 12 EUR, credit alice 12 EUR")), exceeds("bob", 11));
-        assert_eq!(ledger.rejection(&of("debit alice 1 EUR, credit bob 1 EUR")), exceeds("alice", 0));
-        assert_eq!(ledger.rejection(&of("debit bank 1 EUR, credit bob 1 EUR")), exceeds("bank", 0));
         for (command, place) in [
+            // Alice has none on that side, and the bank has no leg in it.
+            (of("debit alice 1 EUR, credit bob 1 EUR"), Place::Leg(0, Field::Account)),
+            (of("credit alice 1 EUR, debit bank 1 EUR"), Place::Leg(1, Field::Account)),
             (of("debit bob 2 EUR, credit alice 1 EUR"), Place::Field(Field::Legs)),
             (of("debit bob 0 EUR, credit alice 0 EUR"), Place::Leg(0, Field::Amount)),
             (

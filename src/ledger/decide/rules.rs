@@ -6,6 +6,7 @@ use super::accounts::check_limits;
 use super::{Declined, invalid};
 use crate::ledger::book::Book;
 use crate::ledger::event::{Fact, Moment};
+use crate::ledger::name::AssetCode;
 use crate::ledger::rejection::{Field, Place, Refusal};
 use crate::ledger::rule::{ROLLING_S_MAX, ROLLING_S_MIN, RULES_MAX, Rule, RuleKey, VelocityLimit, Window};
 
@@ -16,11 +17,17 @@ pub(super) fn set(book: &Book, rule: &Rule) -> Result<Fact, Declined> {
         Rule::VelocityLimit(rule) => check_velocity_limit(rule)?,
     }
     let key = rule.key();
-    match book.rule(&key) {
-        Some(present) if present == rule => Err(Declined::Unchanged),
-        None if book.rules_of_its_sort(&key) >= RULES_MAX => Err(Refusal::TooManyRules.into()),
-        _ => Ok(Fact::RuleSet(rule.clone())),
+    let present = book.rule(&key);
+    if present == Some(rule) {
+        return Err(Declined::Unchanged);
     }
+    if let Some(asset) = unknown_asset(book, rule) {
+        return Err(Refusal::AssetNotFound(asset.clone()).into());
+    }
+    if present.is_none() && book.rules_of_its_sort(&key) >= RULES_MAX {
+        return Err(Refusal::TooManyRules.into());
+    }
+    Ok(Fact::RuleSet(rule.clone()))
 }
 
 pub(super) fn remove(book: &Book, key: &RuleKey) -> Result<Fact, Declined> {
@@ -40,6 +47,14 @@ pub(super) fn close_period(book: &Book, before: DateTime<Utc>, at: &Moment) -> R
         Some(closed) if closed == before => Err(Declined::Unchanged),
         Some(closed) if closed > before => Err(Refusal::PeriodAlreadyClosed(closed).into()),
         _ => Ok(Fact::PeriodClosed { before }),
+    }
+}
+
+/// An asset that no account can have, so that the rule would never apply.
+fn unknown_asset<'a>(book: &Book, rule: &'a Rule) -> Option<&'a AssetCode> {
+    match rule {
+        Rule::VelocityLimit(limit) => limit.asset.as_ref().filter(|asset| book.asset_scale(asset).is_none()),
+        Rule::AccountType(_) => None,
     }
 }
 

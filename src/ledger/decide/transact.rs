@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Declined, Notes, invalid};
 use crate::ledger::account::{Account, AccountId, Balance};
 use crate::ledger::amount::Amount;
-use crate::ledger::book::{Book, Exceeded, WAITING_MAX};
+use crate::ledger::book::{Asked, Book, Exceeded, WAITING_MAX};
 use crate::ledger::event::{Fact, Moment, Position};
 use crate::ledger::exchange;
 use crate::ledger::known::HOLD_WEIGHT;
@@ -169,9 +169,10 @@ pub(super) fn pass(
     check_status(legs, accounts)?;
     let usage = match movement {
         Movement::Posting | Movement::Reserving => {
-            let legs = legs.iter().zip(accounts).map(|(leg, account)| (*account, leg.side, leg.amount));
-            book.count(legs, at.recorded_at).map_err(|Exceeded { account, limit, passes_at }| {
-                Rejection::VelocityLimitExceeded { account, limit, passes_at }
+            let counted = legs.iter().zip(accounts).map(|(leg, account)| (*account, leg.side, leg.amount));
+            book.count(counted, at.recorded_at).map_err(|Exceeded { account, limit }| {
+                let asked: Vec<Asked<'_>> = asked(legs, accounts, None).collect();
+                Rejection::VelocityLimitExceeded { account, limit, passes_at: book.passes_at(&asked, at.recorded_at) }
             })?
         }
         Movement::Reversing { .. } => Vec::new(),
@@ -185,6 +186,31 @@ pub(super) fn pass(
     }
     check_caps(accounts, &after)?;
     Ok((after, usage))
+}
+
+/// When all items of an atomic batch together pass the velocity limits; `None` for
+/// never. `book` is as it was before the batch. An item that means nothing is skipped:
+/// the batch is refused for it, whatever is counted.
+pub(super) fn batch_passes_at<'a>(
+    book: &Book,
+    requests: impl Iterator<Item = &'a TransactionRequest>,
+    at: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    let mut all = Vec::new();
+    for request in requests {
+        let Ok(accounts) = find_accounts(book, &request.legs) else { continue };
+        all.extend(asked(&request.legs, &accounts, request.effective_at));
+    }
+    book.passes_at(&all, at)
+}
+
+fn asked<'a, 'book>(
+    legs: &'a [LegRequest],
+    accounts: &'a Accounts<'book>,
+    counts_from: Option<DateTime<Utc>>,
+) -> impl Iterator<Item = Asked<'book>> {
+    let legs = legs.iter().zip(accounts);
+    legs.map(move |(leg, account)| Asked { account, side: leg.side, amount: leg.amount, counts_from })
 }
 
 /// The rarer parts of a transaction, where it has any.
