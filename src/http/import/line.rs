@@ -247,7 +247,9 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
         Err(broken) => Some(broken),
     };
     if let Some(broken) = broken {
-        let problem = Problem::invalid("", broken.to_string());
+        let within = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let last = number + memchr::memchr_iter(b'\n', within).count() as u64;
+        let problem = Problem::invalid("", format!("{broken}{}", read_as_one(number, last)));
         return Err(Refused { key: None, problem, malformed: true });
     }
     let text = |field: Field| {
@@ -290,6 +292,16 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
         metadata,
     };
     line.into_item(number, defaults)
+}
+
+/// What to add to a refusal of a record of several lines, so that no line of the file goes unmentioned.
+pub fn read_as_one(number: u64, last: u64) -> String {
+    if number == last {
+        return String::new();
+    }
+    format!(
+        "; lines {number} to {last} were read as one, because a quoted field goes on over line breaks until it is closed"
+    )
 }
 
 /// The JSON array in a field of CSV, if the field is not empty.
