@@ -193,6 +193,26 @@ async fn an_import_of_a_file_that_was_edited_after_a_crash_records_nothing_twice
 }
 
 #[tokio::test]
+async fn a_file_that_is_edited_while_it_is_imported_is_not_sent_on() {
+    let url = Postgres::shared().await.database().await;
+    let server = Process::spawn(&url, &[]).await;
+    server.serves().await;
+    let (origin, dir) = (server.origin().to_owned(), tempfile::tempdir().unwrap());
+    let (file, report) = (dir.path().join("f.ndjson"), dir.path().join("refused.ndjson"));
+    write_file(&file);
+    let mut import = Import::start(&origin, "main", &file, &report, "4000");
+    import.passes(4_000).await;
+    server.kill().await;
+    edit(&file, 2_003, |line| line.replace(r#""amount":""#, r#""amount":"1000"#));
+    let _server = Process::spawn_at(&url, origin.strip_prefix("http://").unwrap(), &[]).await;
+    assert_eq!(import.ends().await.0, Some(1));
+    let (status, summary) = Import::start(&origin, "main", &file, &report, "1000000").ends().await;
+    assert_eq!((status, &summary["resumed_after_line"]), (Some(3), &Value::from(0)), "{summary}");
+    assert_eq!((&summary["lines"], &summary["refused"]), (&(ACCOUNTS + PAYMENTS).into(), &(refused() + 1).into()));
+    assert_eq!(posted(&url, "main").await, (PAYMENTS - refused()) as i64);
+}
+
+#[tokio::test]
 async fn a_file_that_is_corrected_at_its_beginning_keeps_its_id_or_is_not_sent() {
     let url = Postgres::shared().await.database().await;
     let server = Process::spawn(&url, &[]).await;
