@@ -167,6 +167,17 @@ impl EmbeddedPg {
         Ok(Self { server, users })
     }
 
+    /// Opens the one whose data is in `data_dir`, and makes none: for commands that would find nothing in a new one,
+    /// so that a directory that was misspelt is not proven to be right.
+    pub async fn open_existing(data_dir: &Path) -> Result<Self, Error> {
+        let version = data_dir.join("postgres").join("PG_VERSION");
+        match fs::metadata(&version) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoCluster { dir: data_dir.to_owned() }),
+            // Whatever else is wrong with it is told by opening it.
+            _ => Self::open(data_dir).await,
+        }
+    }
+
     /// The URL of the database `steelyard`, for sqlx, libpq and psql alike.
     pub fn url(&self) -> String {
         self.url_of(DATABASE)

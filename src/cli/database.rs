@@ -40,10 +40,26 @@ pub struct Opened {
     pub embedded: Option<EmbeddedPg>,
 }
 
+/// What becomes of a data directory that holds no database.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    Make,
+    Refuse,
+}
+
 impl DatabaseArgs {
     /// Finds the database, and starts the built-in one if that is meant and it
-    /// does not run yet.
+    /// does not run yet; makes it the first time.
     pub async fn open(&self) -> anyhow::Result<Opened> {
+        self.open_with(Missing::Make).await
+    }
+
+    /// The same, for commands that need what is in it: a data directory that holds none is refused.
+    pub async fn open_existing(&self) -> anyhow::Result<Opened> {
+        self.open_with(Missing::Refuse).await
+    }
+
+    async fn open_with(&self, missing: Missing) -> anyhow::Result<Opened> {
         if let Some(url) = self.database_url.clone() {
             return Ok(match self.claims_database_url.clone() {
                 Some(direct) if direct != url => Opened { url: direct, pooler_url: Some(url), embedded: None },
@@ -54,7 +70,11 @@ impl DatabaseArgs {
             Some(data_dir) => data_dir.clone(),
             None => default_data_dir()?,
         };
-        let embedded = EmbeddedPg::open(&data_dir).await.context("the built-in PostgreSQL could not be used")?;
+        let embedded = match missing {
+            Missing::Make => EmbeddedPg::open(&data_dir).await,
+            Missing::Refuse => EmbeddedPg::open_existing(&data_dir).await,
+        };
+        let embedded = embedded.context("the built-in PostgreSQL could not be used")?;
         Ok(Opened { url: embedded.url(), pooler_url: None, embedded: Some(embedded) })
     }
 }

@@ -131,12 +131,12 @@ fn parse_expires_in(text: &str) -> Result<Duration, String> {
 }
 
 pub async fn run(args: KeysArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let database = match &args.command {
-        KeysCommand::Create(create) => &create.database,
-        KeysCommand::List(database) => database,
-        KeysCommand::Revoke(revoke) => &revoke.database,
+    let opened = match &args.command {
+        // A key may come before the first start of a server that asks for one.
+        KeysCommand::Create(create) => create.database.open().await?,
+        KeysCommand::List(database) => database.open_existing().await?,
+        KeysCommand::Revoke(revoke) => revoke.database.open_existing().await?,
     };
-    let opened = database.open().await?;
     let done = async {
         let mut conn = opened.migrated().await?.connect_owner().await?;
         let done = match &args.command {

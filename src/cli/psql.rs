@@ -25,7 +25,7 @@ pub struct PsqlArgs {
 }
 
 pub async fn run(args: PsqlArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let opened = args.database.open().await?;
+    let opened = args.database.open_existing().await?;
     if args.print {
         if output.is_json() {
             output.print_json(&json!({"url": opened.url}))?;

@@ -8,7 +8,7 @@ use super::progress;
 use crate::projector::rebuild::{self, Report};
 
 pub async fn run(args: DatabaseArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let opened = args.open().await?;
+    let opened = args.open_existing().await?;
     let rebuilt = build(&opened).await;
     opened.close().await?;
     let report = rebuilt?;

@@ -10,7 +10,7 @@ use super::progress;
 use crate::projector::verify::{self, Failure, Report};
 
 pub async fn run(args: DatabaseArgs, output: &Output) -> anyhow::Result<ExitCode> {
-    let opened = args.open().await?;
+    let opened = args.open_existing().await?;
     let checked = check(&opened).await;
     opened.close().await?;
     match checked? {

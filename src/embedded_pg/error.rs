@@ -75,6 +75,13 @@ pub enum Error {
     )]
     NotACluster { path: PathBuf },
 
+    #[error(
+        "{dir} holds no database, and this command makes none. Say where it is with --data-dir, or with --database-url; \
+         `steelyard serve` makes a new one",
+        dir = .dir.display()
+    )]
+    NoCluster { dir: PathBuf },
+
     #[error("no place for the data: neither XDG_DATA_HOME nor HOME is set. Set one, or give a data directory")]
     NoHome,
 

@@ -128,6 +128,20 @@ async fn holder() {
 }
 
 #[tokio::test]
+async fn what_is_to_exist_is_not_made() {
+    let scratch = Scratch::new();
+    let refused = async |dir: &Path| {
+        let error = EmbeddedPg::open_existing(dir).await.unwrap_err();
+        assert!(matches!(&error, Error::NoCluster { dir: named } if named == dir), "{error}");
+    };
+    refused(&scratch.data_dir).await;
+    assert!(!scratch.data_dir.exists());
+    fs::create_dir(&scratch.data_dir).unwrap();
+    refused(&scratch.data_dir).await;
+    assert_eq!(fs::read_dir(&scratch.data_dir).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn a_new_data_dir_becomes_a_durable_private_server() {
     let scratch = Scratch::new();
     // What a process that was killed during its first start leaves behind.

@@ -104,6 +104,50 @@ async fn a_csv_file_says_the_same_with_a_header() {
 }
 
 #[tokio::test]
+async fn a_quote_that_is_out_of_place_costs_its_own_line_only() {
+    let (_server, client) = start_with_accounts().await;
+    let body = "from,to,amount,asset,reference\n\
+                alice,bob,1,EUR,7\" screen\n\
+                alice,bob,2,EUR,good\n\
+                alice,bob,3,EUR,\"7\"\" screen\"\n\
+                alice,bob,4,EUR,\"not\nclosed\n\
+                alice,bob,5,EUR,good\n";
+    let imported = import(&client, "?id=q", CSV, body).await;
+    imported.is_done(2, 0, 2);
+    assert_eq!(imported.reasons(), [(2, "validation_failed"), (5, "validation_failed")]);
+    let detail = |index: usize| imported.refused[index]["problem"]["detail"].as_str().unwrap();
+    assert!(detail(0).contains("a quote within is written twice") && !detail(0).contains("lines"), "{}", detail(0));
+    assert!(detail(1).contains("lines 5 to 7"), "{}", detail(1));
+    assert_eq!((client.posted("bob").await, &imported.summary["line"]), ("5".to_owned(), &json!(7)));
+}
+
+#[tokio::test]
+async fn a_quoted_field_beyond_the_limit_is_refused_with_the_lines_that_it_took() {
+    let (_server, client) = start_with_accounts().await;
+    let good = "alice,bob,1,EUR,a reference of a length\n";
+    let opening = "alice,bob,1,EUR,\"not closed\n";
+    let body = format!("from,to,amount,asset,reference\n{opening}{}", good.repeat(2_000));
+    let imported = import(&client, "?id=q", CSV, body).await;
+    let taken = ((65_537 - opening.len()) / good.len() + 1) as u64;
+    imported.is_done(2_000 - taken, 0, 1);
+    let detail = imported.refused[0]["problem"]["detail"].as_str().unwrap();
+    assert!(detail.contains("65536 bytes") && detail.contains(&format!("lines 2 to {}", 2 + taken)), "{detail}");
+}
+
+/// What follows on a progress record has the number behind it, also when a record of several lines was the last.
+#[tokio::test]
+async fn the_line_that_is_acknowledged_is_the_last_of_a_record() {
+    let (_server, client) = start_with_accounts().await;
+    let header = "from,to,amount,asset,reference\n";
+    let (first, rest) = ("alice,bob,1,EUR,\"two\nlines\"\n", "alice,bob,2,EUR,\n");
+    let done = import(&client, "?id=n", CSV, format!("{header}{first}")).await;
+    done.is_done(1, 0, 0);
+    assert_eq!(done.summary["line"], 3);
+    import(&client, "?id=n&first_line=4", CSV, format!("{header}{rest}")).await.is_done(1, 0, 0);
+    import(&client, "?id=n", CSV, format!("{header}{first}{rest}")).await.is_done(0, 2, 0);
+}
+
+#[tokio::test]
 async fn transactions_of_many_legs_come_in_both_formats() {
     let (_server, client) = start_with_accounts().await;
     let leg = |account: &str, side: &str, amount: u64| json!({"account": account, "side": side, "amount": amount, "asset": "EUR"});

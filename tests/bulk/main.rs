@@ -145,7 +145,8 @@ async fn an_import_of_which_everything_is_killed_once_is_as_if_nothing_had_been(
     assert_eq!((posted(&url, "main").await, posted(&url, "calm").await), (expected, expected));
     assert_eq!(reasons(&report).len() as u64, refused());
     assert_eq!(reasons(&report), reasons(&calm));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "no state is left when all is done");
+    let states = std::fs::read_dir(dir.path()).unwrap().count() - 3;
+    assert_eq!(states, 2, "lines were refused: a run with what was corrected knows its id");
 
     // Without a state it is exactly once all the same, by its keys.
     let (status, summary) = Import::start(&origin, "main", &file, &report, "1000000").ends().await;
@@ -156,6 +157,92 @@ async fn an_import_of_which_everything_is_killed_once_is_as_if_nothing_had_been(
     let verified =
         Command::new(env!("CARGO_BIN_EXE_steelyard")).args(["verify", "--database-url", &url]).output().await.unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
+}
+
+/// Replaces one line of a file in place; lines are numbered from 1.
+fn edit(file: &Path, number: usize, replace: impl Fn(&str) -> String) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let lines = text.lines().enumerate().map(|(index, line)| match index + 1 == number {
+        true => replace(line) + "\n",
+        false => line.to_owned() + "\n",
+    });
+    std::fs::write(file, lines.collect::<String>()).unwrap();
+}
+
+#[tokio::test]
+async fn an_import_of_a_file_that_was_edited_after_a_crash_records_nothing_twice() {
+    let url = Postgres::shared().await.database().await;
+    let server = Process::spawn(&url, &[]).await;
+    server.serves().await;
+    let (origin, dir) = (server.origin().to_owned(), tempfile::tempdir().unwrap());
+    let (file, report) = (dir.path().join("f.ndjson"), dir.path().join("refused.ndjson"));
+    write_file(&file);
+    let mut first = Import::start(&origin, "main", &file, &report, "4000");
+    first.passes(4_000).await;
+    first.child.kill().await.unwrap();
+
+    // Longer than it was, behind the 64 KiB that the id is made of and before what is acknowledged.
+    let edited = 2_003;
+    edit(&file, edited, |line| line.replace(r#""amount":""#, r#""amount":"1000"#));
+    let (status, summary) = Import::start(&origin, "main", &file, &report, "1000000").ends().await;
+    assert_eq!((status, &summary["resumed_after_line"]), (Some(3), &Value::from(0)), "{summary}");
+    assert_eq!((&summary["lines"], &summary["refused"]), (&(ACCOUNTS + PAYMENTS).into(), &(refused() + 1).into()));
+    assert_eq!(posted(&url, "main").await, (PAYMENTS - refused()) as i64);
+    let reused: Vec<_> = reasons(&report).into_iter().filter(|(_, code)| code == "idempotency_key_reused").collect();
+    assert_eq!(reused, [(edited as u64, "idempotency_key_reused".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_edited_while_it_is_imported_is_not_sent_on() {
+    let url = Postgres::shared().await.database().await;
+    let server = Process::spawn(&url, &[]).await;
+    server.serves().await;
+    let (origin, dir) = (server.origin().to_owned(), tempfile::tempdir().unwrap());
+    let (file, report) = (dir.path().join("f.ndjson"), dir.path().join("refused.ndjson"));
+    write_file(&file);
+    let mut import = Import::start(&origin, "main", &file, &report, "4000");
+    import.passes(4_000).await;
+    server.kill().await;
+    edit(&file, 2_003, |line| line.replace(r#""amount":""#, r#""amount":"1000"#));
+    let _server = Process::spawn_at(&url, origin.strip_prefix("http://").unwrap(), &[]).await;
+    assert_eq!(import.ends().await.0, Some(1));
+    let (status, summary) = Import::start(&origin, "main", &file, &report, "1000000").ends().await;
+    assert_eq!((status, &summary["resumed_after_line"]), (Some(3), &Value::from(0)), "{summary}");
+    assert_eq!((&summary["lines"], &summary["refused"]), (&(ACCOUNTS + PAYMENTS).into(), &(refused() + 1).into()));
+    assert_eq!(posted(&url, "main").await, (PAYMENTS - refused()) as i64);
+}
+
+#[tokio::test]
+async fn a_file_that_is_corrected_at_its_beginning_keeps_its_id_or_is_not_sent() {
+    let url = Postgres::shared().await.database().await;
+    let server = Process::spawn(&url, &[]).await;
+    server.serves().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("f.csv");
+    let text = "type,code,min_balance,from,to,amount,asset\naccount,e,none,,,,EUR\naccount,a,,,,,EUR\naccount,b,,,,,EUR\n\
+                ,,,e,a,10,EUR\n,,,a,nobody,1,EUR\n,,,a,b,2,EUR\n";
+    std::fs::write(&file, text).unwrap();
+    let import = async |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_steelyard"));
+        command.args(["import", "--json", "--url", server.origin()]).args(more).arg(&file);
+        let output = command.output().await.unwrap();
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), summary, String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, summary, _) = import(&[]).await;
+    assert_eq!((status, &summary["refused"]), (Some(3), &Value::from(1)), "{summary}");
+    let before = posted(&url, "main").await;
+    assert_eq!(before, 2);
+
+    edit(&file, 6, |_| ",,,a,b,1,EUR".to_owned());
+    let (status, _, notes) = import(&[]).await;
+    let id = summary["id"].as_str().unwrap();
+    assert!(status == Some(1) && notes.contains(&format!("--id {id}")), "{status:?} {notes}");
+    assert_eq!(posted(&url, "main").await, before);
+
+    let (status, summary, _) = import(&["--id", id]).await;
+    assert_eq!((status, &summary["recorded"], &summary["replayed"]), (Some(0), &1.into(), &5.into()), "{summary}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no state is left when all is recorded");
 }
 
 /// The address of the worker that sequences `main`.

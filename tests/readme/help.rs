@@ -30,6 +30,29 @@ fn help_of_every_command() {
     insta::assert_snapshot!("help", text.replace(env!("CARGO_PKG_VERSION"), "<version>"));
 }
 
+/// A data directory that was misspelt is not verified, and no database is made there.
+#[test]
+fn commands_that_need_a_database_make_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("misspelt");
+    let key = "00000000-0000-7000-8000-000000000000";
+    let commands: [&[&str]; 6] = [
+        &["verify"],
+        &["--json", "verify"],
+        &["rebuild"],
+        &["psql", "--print"],
+        &["keys", "list"],
+        &["keys", "revoke", key],
+    ];
+    for command in commands {
+        let output = steelyard().args(command).arg("--data-dir").arg(&missing).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(1), &b""[..]), "{command:?}: {said}");
+        assert!(said.contains(missing.to_str().unwrap()) && said.contains("--data-dir"), "{command:?}: {said}");
+        assert!(!missing.exists(), "{command:?}");
+    }
+}
+
 /// Each setting of `serve`, with its name in the environment and its default, and nothing that is not one.
 #[test]
 fn the_readme_has_every_setting_of_the_server() {

@@ -116,7 +116,7 @@ pub async fn run(args: BenchArgs, output: &Output) -> anyhow::Result<ExitCode> {
 
 /// The database is needed for the ceiling only: without it there is the rest.
 async fn open_database(database: &DatabaseArgs, output: &Output) -> Option<Opened> {
-    match database.open().await {
+    match database.open_existing().await {
         Ok(opened) => Some(opened),
         Err(error) => {
             output.note(&format!("the ceiling is not measured: {error:#}"));

@@ -13,8 +13,6 @@ mod state;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -27,7 +25,7 @@ use super::client::{ApiArgs, Client, ClientError, backoff};
 use super::output::{Output, grouped};
 use super::{EXIT_FAILED, EXIT_LINES_REFUSED, EXIT_TRY_AGAIN, progress};
 use report::{Refused, Report};
-use source::Source;
+use source::{Sent, Source};
 use state::State;
 
 /// Without any record for so long the connection counts as lost: the server writes one every five seconds.
@@ -44,7 +42,7 @@ Examples:
 
 A line is an account, a payment, a transaction or an opening balance; docs/IMPORT.md has their fields.
 Run the same command again after any failure: what is recorded stays recorded once.
-The default id is made of the file's name and its first 64 KiB, so a file keeps it when it is moved or grows.
+The default id is made of the file's name and its first 64 KiB: give --id when lines are corrected or appended.
 
 Exit status: 0 every line is recorded, 3 done but for lines that were refused, 75 not finished (run it again),
 1 failed.";
@@ -179,9 +177,12 @@ pub async fn run(args: ImportArgs, output: &Output) -> anyhow::Result<ExitCode> 
     }
     match ended {
         Ok(()) => {
+            if import.done.refused > 0 {
+                import.state.rewind()?;
+                return Ok(ExitCode::from(EXIT_LINES_REFUSED));
+            }
             import.state.remove()?;
-            let refused = import.done.refused > 0;
-            Ok(if refused { ExitCode::from(EXIT_LINES_REFUSED) } else { ExitCode::SUCCESS })
+            Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
             super::output::print_failure(&error, output.is_json());
@@ -197,6 +198,7 @@ struct Import {
     format: Format,
     id: Option<String>,
     source: Source,
+    sent: Sent,
     report: Report,
     state: State,
     saved_at: Instant,
@@ -221,7 +223,7 @@ impl Import {
         let from_stdin = args.file.as_os_str() == "-";
         let format = args.format.or_else(|| Format::of(&args.file));
         let format = format.context("say with --format whether the file is ndjson or csv")?;
-        let source = Source::open((!from_stdin).then_some(&args.file), format == Format::Csv).await?;
+        let mut source = Source::open((!from_stdin).then_some(&args.file), format == Format::Csv).await?;
         let id = args.id.clone().or_else(|| source.default_id());
         let state_path = match (&args.report, from_stdin) {
             (Some(report), _) => Some(with_suffix(report, ".state")),
@@ -229,21 +231,43 @@ impl Import {
             (None, true) => None,
         };
         let subject = state::Subject {
+            name: source.name().map(str::to_owned),
             ledger: args.api.ledger.clone(),
             id: id.clone(),
             format,
             equity: args.equity.clone(),
-            head: source.head_hash(),
         };
-        // What comes from standard input cannot be told to be the same before it has been read.
         let state = State::open(state_path, subject);
-        let resumed = if from_stdin { None } else { state.load(source.len()) };
-        let (done, report_bytes) = resumed.unwrap_or_default();
-        let report = Report::open(args.report.as_deref(), report_bytes)?;
-        if done.line > 0 {
-            output.note(&format!("going on after line {}, which was acknowledged before", grouped(done.line)));
-        }
         let bar = progress::import(source.len());
+        // What comes from standard input or a pipe cannot be told to be the same before it has been read.
+        let saved = if source.len().is_some() { state.load(args.id.is_some())? } else { None };
+        let (done, report_bytes, prefix) = match saved {
+            Some(saved) if saved.done.offset > 0 => {
+                bar.set_message("looking whether it is as it was");
+                let line = grouped(saved.done.line);
+                let unchanged = match &saved.prefix {
+                    Some(prefix) => {
+                        source.begins_with(prefix, saved.done.offset, |bytes| bar.set_position(bytes)).await?
+                    }
+                    None => false,
+                };
+                if unchanged {
+                    let note = format!("going on after line {line}, which was acknowledged before");
+                    bar.suspend(|| output.note(&note));
+                    (saved.done, saved.report_bytes, saved.prefix)
+                } else {
+                    let note = format!(
+                        "the file is not as it was up to line {line}, which was acknowledged before: starting again \
+                         from line 1; what is recorded is found by its keys"
+                    );
+                    bar.suspend(|| output.note(&note));
+                    Default::default()
+                }
+            }
+            _ => Default::default(),
+        };
+        let report = Report::open(args.report.as_deref(), report_bytes)?;
+        bar.set_message("");
         bar.set_position(done.offset);
         bar.reset_eta();
         let now = Instant::now();
@@ -253,6 +277,7 @@ impl Import {
             format,
             id,
             source,
+            sent: Sent::after(done.offset, prefix),
             report,
             state,
             saved_at: now,
@@ -269,8 +294,12 @@ impl Import {
         let give_up_after = Duration::from_secs(self.args.give_up_after);
         let mut failures = 0;
         self.moved_at = Instant::now();
+        let mut is_first = true;
         loop {
             let before = self.done;
+            if !std::mem::take(&mut is_first) {
+                self.check_source().await?;
+            }
             let error = match self.attempt().await {
                 Ok(Ended::Done) => return Ok(()),
                 Ok(Ended::Stopped(problem)) => ClientError::Problem(problem),
@@ -293,6 +322,19 @@ impl Import {
         }
     }
 
+    /// A file that is sent on has to be what was sent before.
+    async fn check_source(&mut self) -> anyhow::Result<()> {
+        self.sent.rewind();
+        let Some(prefix) = self.sent.prefix().filter(|_| self.done.offset > 0) else { return Ok(()) };
+        let begun = Instant::now();
+        if !self.source.begins_with(&prefix, self.done.offset, |_| ()).await? {
+            anyhow::bail!("the file was changed while it was imported; run the same command again");
+        }
+        // Time in which nothing was asked of the server is none without progress.
+        self.moved_at += begun.elapsed();
+        Ok(())
+    }
+
     /// One request, from behind the last line that was acknowledged.
     async fn attempt(&mut self) -> anyhow::Result<Ended> {
         self.pending.clear();
@@ -306,15 +348,15 @@ impl Import {
         if base.line > 0 {
             query.push(("first_line", (base.line + 1).to_string()));
         }
-        let acknowledged = Arc::new(AtomicU64::new(base.offset));
         let (sender, body) = source::body();
         let content_type = self.format.content_type();
         let (client, rate) = (self.client.clone(), self.args.rate);
         // Taken out while it is read from, beside the answer that is read into the rest.
         let mut source = std::mem::take(&mut self.source);
+        let sent = self.sent.clone();
         let mut produced = false;
         let result = {
-            let produce = source.send(header, base.offset, &acknowledged, rate, sender);
+            let produce = source.send(header, base.offset, &sent, rate, sender);
             let consume = async {
                 let mut response = client.import(&query, content_type, body).await?;
                 let mut rest = Vec::new();
@@ -331,7 +373,6 @@ impl Import {
                         }
                     }
                     rest.drain(..=end);
-                    acknowledged.store(self.done.offset, Ordering::Relaxed);
                 }
             };
             tokio::pin!(produce, consume);
@@ -373,6 +414,7 @@ impl Import {
             self.moved_at = Instant::now();
         }
         self.done = done;
+        self.sent.acknowledge(done.offset);
         self.bar.set_position(done.offset);
         let refused = if done.refused > 0 { format!(", {} refused", grouped(done.refused)) } else { String::new() };
         self.bar.set_message(format!("{} lines{refused}", grouped(done.lines)));
@@ -390,7 +432,7 @@ impl Import {
     fn save(&mut self) -> anyhow::Result<()> {
         self.saved_at = Instant::now();
         let bytes = self.report.flush()?;
-        self.state.save(&self.done, bytes)?;
+        self.state.save(&self.done, bytes, self.sent.prefix())?;
         if self.output.is_json() {
             // For a program that watches; one line, as it is now.
             self.output.note(&serde_json::json!({"progress": self.done, "total_bytes": self.bar.length()}).to_string());
@@ -415,6 +457,9 @@ impl Import {
                 self.output.note("with --report FILE the refused lines are kept, with their reasons");
             }
             _ => {}
+        }
+        if let (true, Some(id)) = (refused > 0, summary.id) {
+            self.output.note(&format!("to send the file again with lines corrected in their places, say --id {id}"));
         }
         Ok(())
     }

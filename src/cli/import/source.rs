@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::io::SeekFrom;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt, Stdin};
@@ -37,6 +38,8 @@ pub(super) struct Source {
     len: Option<u64>,
     head: Bytes,
     csv: bool,
+    /// Of the bytes of the file up to where the next request begins; it has been read again up to there.
+    hash: Option<Sha256>,
     /// What was read from standard input and not acknowledged, and where it begins.
     kept: VecDeque<Bytes>,
     kept_from: u64,
@@ -48,6 +51,58 @@ enum Input {
     Nothing,
     File(File),
     Stdin(Stdin),
+}
+
+/// How a file begins: the hash of its first bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Prefix {
+    bytes: u64,
+    sha256: String,
+}
+
+/// What the sending half and the reading half of a request tell each other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sent(Arc<Mutex<SentInner>>);
+
+#[derive(Debug, Default)]
+struct SentInner {
+    acknowledged: u64,
+    /// What the file was up to the end of each block that was sent and not acknowledged as a whole.
+    prefixes: VecDeque<Prefix>,
+}
+
+impl Sent {
+    /// Goes on where a run before ended.
+    pub(super) fn after(acknowledged: u64, prefix: Option<Prefix>) -> Sent {
+        Sent(Arc::new(Mutex::new(SentInner { acknowledged, prefixes: prefix.into_iter().collect() })))
+    }
+
+    fn with<T>(&self, what: impl FnOnce(&mut SentInner) -> T) -> T {
+        what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn acknowledge(&self, offset: u64) {
+        self.with(|inner| {
+            inner.acknowledged = offset;
+            while inner.prefixes.front().is_some_and(|prefix| prefix.bytes < offset) {
+                inner.prefixes.pop_front();
+            }
+        });
+    }
+
+    /// What the file was up to all that is acknowledged; at most a block more.
+    pub(super) fn prefix(&self) -> Option<Prefix> {
+        self.with(|inner| inner.prefixes.front().cloned())
+    }
+
+    /// Before everything that is not acknowledged is sent again.
+    pub(super) fn rewind(&self) {
+        self.with(|inner| inner.prefixes.truncate(usize::from(inner.acknowledged > 0)));
+    }
+
+    fn push(&self, prefix: Prefix) {
+        self.with(|inner| inner.prefixes.push_back(prefix));
+    }
 }
 
 impl Source {
@@ -87,9 +142,38 @@ impl Source {
         Some(hex(&hash.finalize())[..ID_DIGITS].to_owned())
     }
 
-    /// Tells whether it is the file of which a state speaks.
-    pub(super) fn head_hash(&self) -> String {
-        hex(&Sha256::digest(&self.head))[..ID_DIGITS].to_owned()
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Whether the file still begins as it did. It is read up to there, and `moved` is told how far that is.
+    /// The next request begins at `offset`, which is not behind the prefix.
+    pub(super) async fn begins_with(
+        &mut self,
+        prefix: &Prefix,
+        offset: u64,
+        moved: impl Fn(u64),
+    ) -> anyhow::Result<bool> {
+        // What cannot be read twice is not sent twice either: going back in it fails.
+        let Input::File(file) = &mut self.input else { return Ok(true) };
+        let cannot = "the file cannot be read from its beginning";
+        file.seek(SeekFrom::Start(0)).await.context(cannot)?;
+        let (mut hash, mut read) = (Sha256::new(), 0);
+        for end in [offset, prefix.bytes] {
+            while read < end {
+                let block = block(file, BLOCK_BYTES.min((end - read) as usize)).await.context(cannot)?;
+                if block.is_empty() {
+                    return Ok(false);
+                }
+                hash.update(&block);
+                read += block.len() as u64;
+                moved(read);
+            }
+            if end == offset {
+                self.hash = Some(hash.clone());
+            }
+        }
+        Ok(hex(&hash.finalize()) == prefix.sha256)
     }
 
     /// The first line of a CSV file, with its line break.
@@ -103,10 +187,11 @@ impl Source {
         &mut self,
         header: Vec<u8>,
         mut offset: u64,
-        acknowledged: &AtomicU64,
+        sent: &Sent,
         rate: Option<u32>,
         sender: mpsc::Sender<Bytes>,
     ) -> anyhow::Result<()> {
+        let mut hash = self.hash.take().unwrap_or_default();
         let mut pace = rate.map(Pace::new);
         if !header.is_empty() && sender.send(header.into()).await.is_err() {
             return Ok(());
@@ -115,11 +200,16 @@ impl Source {
             file.seek(SeekFrom::Start(offset)).await.context("the file cannot be read from where it was left")?;
         }
         loop {
-            let block = self.block_at(offset, acknowledged).await?;
+            let block = self.block_at(offset, sent).await?;
             if block.is_empty() {
                 return Ok(());
             }
             offset += block.len() as u64;
+            if matches!(self.input, Input::File(_)) {
+                hash.update(&block);
+                // Before it is sent, so that it is there when it is acknowledged.
+                sent.push(Prefix { bytes: offset, sha256: hex(&hash.clone().finalize()) });
+            }
             match &mut pace {
                 None => {
                     if sender.send(block).await.is_err() {
@@ -139,13 +229,13 @@ impl Source {
     }
 
     /// What follows on `offset`; empty at the end.
-    async fn block_at(&mut self, offset: u64, acknowledged: &AtomicU64) -> anyhow::Result<Bytes> {
+    async fn block_at(&mut self, offset: u64, sent: &Sent) -> anyhow::Result<Bytes> {
         let stdin = match &mut self.input {
             Input::Nothing => return Ok(Bytes::new()),
             Input::File(file) => return block(file, BLOCK_BYTES).await.context("the file cannot be read on"),
             Input::Stdin(stdin) => stdin,
         };
-        let done = acknowledged.load(Ordering::Relaxed);
+        let done = sent.with(|inner| inner.acknowledged);
         while let Some(first) = self.kept.front()
             && self.kept_from + first.len() as u64 <= done
         {
@@ -259,6 +349,44 @@ mod tests {
         let renamed = dir.path().join("c.ndjson");
         std::fs::write(&renamed, &long).unwrap();
         assert_ne!(id(&first).await, id(&renamed).await);
+    }
+
+    #[tokio::test]
+    async fn a_file_begins_as_it_did_until_it_is_edited() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.ndjson");
+        let text = "0123456789".repeat(BLOCK_BYTES / 4);
+        std::fs::write(&path, &text).unwrap();
+        let sent = Sent::default();
+        let (sender, mut receiver) = mpsc::channel(100);
+        Source::open(Some(&path), false).await.unwrap().send(Vec::new(), 0, &sent, None, sender).await.unwrap();
+        let mut bytes = 0;
+        while let Some(block) = receiver.recv().await {
+            bytes += block.len();
+        }
+        assert_eq!(bytes, text.len());
+        let offset = BLOCK_BYTES as u64 + 1;
+        sent.acknowledge(offset);
+        let prefix = sent.prefix().unwrap();
+        assert_eq!(prefix.bytes, 2 * BLOCK_BYTES as u64);
+        let check = async |text: &str, expected: bool| {
+            std::fs::write(&path, text).unwrap();
+            let mut source = Source::open(Some(&path), false).await.unwrap();
+            assert_eq!(source.begins_with(&prefix, offset, |_| ()).await.unwrap(), expected);
+            // What is sent from there on goes on with the same hash.
+            let again = Sent::after(offset, Some(prefix.clone()));
+            let (sender, _receiver) = mpsc::channel(100);
+            source.send(Vec::new(), offset, &again, None, sender).await.unwrap();
+            (again, source)
+        };
+        check(&text, true).await;
+        let (again, mut source) = check(&format!("{text}more"), true).await;
+        again.acknowledge(text.len() as u64 + 4);
+        let (whole, end) = (again.prefix().unwrap(), text.len() as u64 + 4);
+        assert!(source.begins_with(&whole, end, |_| ()).await.unwrap());
+        check(&text[..BLOCK_BYTES], false).await;
+        check(&text.replacen('0', "x", 1), false).await;
+        check(&text[1..], false).await;
     }
 
     #[test]

@@ -99,8 +99,8 @@ const fn set(fields: &[Field]) -> u32 {
 const NOTES: u32 =
     set(&[Field::Type, Field::Key, Field::EffectiveAt, Field::Reference, Field::Description, Field::Metadata]);
 const ACCOUNT_NEEDED: u32 = set(&[Field::Code, Field::Asset]);
-const ACCOUNT: u32 = ACCOUNT_NEEDED
-    | set(&[Field::Type, Field::Key, Field::Normal, Field::MinBalance, Field::MaxBalance, Field::Metadata]);
+const ACCOUNT: u32 =
+    ACCOUNT_NEEDED | set(&[Field::Type, Field::Normal, Field::MinBalance, Field::MaxBalance, Field::Metadata]);
 const PAYMENT_NEEDED: u32 = set(&[Field::From, Field::To, Field::Amount, Field::Asset]);
 const PAYMENT: u32 = PAYMENT_NEEDED | NOTES;
 const TRANSACTION_NEEDED: u32 = set(&[Field::Legs]);
@@ -247,7 +247,9 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
         Err(broken) => Some(broken),
     };
     if let Some(broken) = broken {
-        let problem = Problem::invalid("", broken.to_string());
+        let within = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let last = number + memchr::memchr_iter(b'\n', within).count() as u64;
+        let problem = Problem::invalid("", format!("{broken}{}", read_as_one(number, last)));
         return Err(Refused { key: None, problem, malformed: true });
     }
     let text = |field: Field| {
@@ -290,6 +292,16 @@ fn from_csv(bytes: &[u8], columns: &Columns, number: u64, defaults: &Defaults) -
         metadata,
     };
     line.into_item(number, defaults)
+}
+
+/// What to add to a refusal of a record of several lines, so that no line of the file goes unmentioned.
+pub fn read_as_one(number: u64, last: u64) -> String {
+    if number == last {
+        return String::new();
+    }
+    format!(
+        "; lines {number} to {last} were read as one, because a quoted field goes on over line breaks until it is closed"
+    )
 }
 
 /// The JSON array in a field of CSV, if the field is not empty.
@@ -560,6 +572,8 @@ mod tests {
         check(r#"{"from":"a"}"#, &["/asset", "/to", "/amount"], false);
         check(r#"{"type":"x"}"#, &["/type"], false);
         check(r#"{"type":"account","code":"a","asset":"EUR","from":"b"}"#, &["/from"], false);
+        // Its code is what it is known by: a key would be kept nowhere.
+        check(r#"{"type":"account","code":"a","asset":"EUR","key":"k"}"#, &["/key"], false);
         check(r#"{"from":"a b","to":"b","amount":"0","asset":"EUR"}"#, &["/from", "/amount"], false);
         let line = r#"{"from":"a","to":"b","amount":1,"asset":"EUR","effective_at":"TIME"}"#;
         for time in ["2026-11-24T12:00:01Z", "yesterday", "2020-13-01"] {

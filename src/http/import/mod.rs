@@ -434,13 +434,15 @@ impl Import {
                 self.gathering_since = Instant::now();
                 self.defaults.now = self.app.worker.now();
             }
-            let Some(Piece { number, end, bytes }) = self.lines.next() else { return };
+            let Some(Piece { number, last, end, bytes }) = self.lines.next() else { return };
             let chunk = &mut self.gathering;
-            (chunk.line, chunk.end) = (number, end);
+            // The last: what follows on a record of several lines goes on with the number behind it.
+            (chunk.line, chunk.end) = (last, end);
             let (columns, defaults) = (self.columns.as_ref(), &self.defaults);
             let parsed = match bytes {
                 None => {
-                    let detail = format!("a line has at most {LINE_BYTES_MAX} bytes");
+                    let detail =
+                        format!("a line has at most {LINE_BYTES_MAX} bytes{}", line::read_as_one(number, last));
                     Err(Refused { key: None, problem: Problem::invalid("", detail), malformed: true })
                 }
                 Some(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => continue,

@@ -275,7 +275,6 @@ fn bulk() -> Value {
         "ImportAccount": some_of(
             json!({
                 "type": {"type": "string", "const": "account"},
-                "key": described(key(), "Not needed: the code is the natural key."),
                 "code": account_code(),
                 "asset": short_name(),
                 "normal": {"type": ["string", "null"], "enum": ["credit", "debit", null]},
