@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{SecondsFormat, TimeDelta, Utc};
+use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -11,6 +11,7 @@ use crate::client::{Client, payment, start_with_accounts};
 use crate::contract::CONTRACT;
 use crate::holds::{becomes, id};
 use crate::legs::leg;
+use crate::schedules::after;
 
 #[tokio::test]
 async fn every_type_of_event_is_as_described_with_limits_in_force() {
@@ -83,7 +84,7 @@ async fn move_money(client: &Client) {
         body
     };
     let expiring = client.pay("expiring", &hold(json!({"expires_in_s": 1}))).await.is(201);
-    let soon = (Utc::now() + TimeDelta::seconds(1)).to_rfc3339_opts(SecondsFormat::Micros, true);
+    let soon = after(client, TimeDelta::seconds(1)).await;
     let due = client.pay("due", &at(payment("alice", "bob", 5), &soon)).await.is(201);
     let too_much = client.pay("too-much", &at(payment("alice", "bob", 899), &soon)).await.is(201);
     let withdrawn = client.pay("withdrawn", &at(payment("alice", "bob", 5), "2028-01-01")).await.is(201);

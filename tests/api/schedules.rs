@@ -9,7 +9,7 @@ use crate::legs::leg;
 use crate::support::Server;
 
 /// The server's time, and so much more.
-async fn after(client: &Client, more: TimeDelta) -> String {
+pub async fn after(client: &Client, more: TimeDelta) -> String {
     let key = format!("now {}", client.head().await).replace(' ', "-");
     let now = client.pay(&key, &payment("bank", "bob", 1)).await.is(201).body["recorded_at"].clone();
     let now: DateTime<Utc> = now.as_str().unwrap().parse().unwrap();

@@ -625,6 +625,7 @@ fn an_exchange_is_held_to_its_rates() {
     check(FOUR, kind, pair, "1.100000000000000000", Some("0"), 1, "transaction_posted");
     check(FOUR, kind, pair, "1.104", Some("0.4"), 1, "transaction_posted");
     check(FOUR, kind, pair, "1.096", Some("-0.4"), 1, "transaction_posted");
+    check(FOUR, kind, pair, "1.1", Some(&*format!("0.{}", "0".repeat(55))), 1, "transaction_posted");
     check(FOUR, kind, pair, "1.1", None, 16, "transaction_posted");
     check("alice > bob 0 EUR", kind, pair, "1.1", None, 1, NOT_POSITIVE);
     for (pair, rate, remainder, times) in [
@@ -640,7 +641,7 @@ fn an_exchange_is_held_to_its_rates() {
         (pair, "11e-1", None, 1),
         (pair, "", None, 1),
         (pair, "1.1", Some("x"), 1),
-        (pair, "1.1", Some("0.0000000000000000000"), 1),
+        (pair, "1.1", Some(&*format!("0.{}", "0".repeat(56))), 1),
         (("EUR", "EUR"), "1", None, 1),
         (("USD", "EUR"), "1.1", None, 1),
         (("EUR", "XYZ"), "1.1", None, 1),
