@@ -123,9 +123,10 @@ async fn single_legs_of_a_transaction_are_taken_back() {
     }
     // What is none of the transaction's legs is recorded as little as a wrong asset.
     let head = client.head().await;
-    for (from, to) in [("bank", "alice"), ("bob", "bank"), ("alice", "bob")] {
+    for (from, to, wrong) in [("bank", "alice", 0), ("bob", "bank", 1), ("alice", "bob", 0)] {
         let legs = json!({"legs": [leg(from, "debit", 1, "EUR"), leg(to, "credit", 1, "EUR")]});
-        reverse(&client, "no", &split, &legs).await.is_problem(422, "validation_failed").at("");
+        let refused = reverse(&client, "no", &split, &legs).await.is_problem(422, "validation_failed");
+        refused.at(&format!("/legs/{wrong}/account"));
     }
     assert_eq!(client.head().await, head);
     let rest = reverse(&client, "r2", &split, &json!({})).await.is(201);

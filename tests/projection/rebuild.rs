@@ -341,7 +341,8 @@ async fn a_long_reader_delays_the_swap_and_nobody_else() {
     });
     // Until the swap has been tried.
     let tried = async {
-        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
         while scratch.number(waits).await == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
