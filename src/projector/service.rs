@@ -116,13 +116,14 @@ struct Prepared {
 }
 
 impl Prepared {
-    /// The shards of one part, and where each begins.
+    /// The shards of one part that it takes further, and where each begins. Who had a
+    /// shard before may have been further than this flush is.
     fn steps(&self, part: usize) -> Vec<Step> {
         let parts = self.parts.len();
         let steps = self.claims.iter().filter(|(shard, _)| part_of(**shard, parts) == part);
         let steps = steps.filter_map(|(shard, epoch)| {
             let from = self.from.get(usize::try_from(*shard).ok()?).copied().flatten()?;
-            Some(Step { shard: *shard, epoch: *epoch, from })
+            (from < self.to).then_some(Step { shard: *shard, epoch: *epoch, from })
         });
         steps.collect()
     }
@@ -162,9 +163,10 @@ impl Service {
     }
 
     async fn project(&mut self, head: &mut watch::Receiver<Position>, stop: &CancellationToken) -> Result<(), Error> {
+        // Whatever it worked with before, that is over, and may be given back.
+        self.acting.send_replace(ShardClaims::default());
         // A worker without shards needs no connections for them.
         while self.claims.borrow_and_update().is_empty() {
-            self.acting.send_replace(ShardClaims::default());
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 changed = self.claims.changed() => if changed.is_err() { return Ok(()) },
@@ -177,6 +179,7 @@ impl Service {
         let mut reader = self.database.connect_serving().await?;
         self.reload(&mut reader).await?;
         let mut prepared: Option<Prepared> = None;
+        // The claims that it acts on.
         let mut known = ShardClaims::default();
         let mut settled_at = Instant::now();
         loop {
@@ -215,7 +218,7 @@ impl Service {
             self.observe(ready.oldest);
             // Without a rest after it the next range is read and folded while this one
             // is written; else it is after the rest, when there is more of it.
-            let next_from = ready.from.iter().map(|from| from.map(|_| ready.to)).collect();
+            let next_from = ready.from.iter().map(|from| from.map(|from| from.max(ready.to))).collect();
             let started = Instant::now();
             let next = async {
                 if self.tail.head().saturating_sub(ready.to) < NO_REST_EVENTS {

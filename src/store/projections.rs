@@ -134,7 +134,7 @@ pub struct Flushed {
 /// Entries from which they go by COPY, after the rest and in its transaction.
 const COPY_ENTRIES_MIN: usize = 1_000;
 
-/// Writes one flush and moves the checkpoints of `steps` to `to`.
+/// Writes one flush and moves the checkpoints of `steps`, which begin before `to`, there.
 pub async fn flush(
     conn: &mut Connection,
     ledger_id: LedgerId,

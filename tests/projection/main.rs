@@ -1,5 +1,6 @@
 //! Verifying and rebuilding, with a real PostgreSQL.
 
+mod ahead;
 mod as_of;
 mod fixture;
 mod rebuild;

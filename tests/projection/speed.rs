@@ -19,7 +19,7 @@ use steelyard::{store, store::LedgerId};
 
 use crate::fixture::{Scratch, euro, opening, payment};
 
-const ACCOUNTS: u64 = 10_000;
+pub const ACCOUNTS: u64 = 10_000;
 const BATCH: usize = 5_000;
 
 /// Payments in the log: `STEELYARD_SPEED_EVENTS`, or a million.
@@ -69,12 +69,13 @@ async fn speed_of_a_flush() {
     println!("flushes of {FLUSH} events after the first of {ACCOUNTS} accounts: {seconds:.3?} s");
 }
 
-/// A log of two-leg payments, as the sequencer would have written it.
 async fn fill(database: &Database) {
     fill_with(database, payments()).await;
 }
 
-async fn fill_with(database: &Database, payments: u64) {
+/// A log of two-leg payments between [`ACCOUNTS`] accounts, as the sequencer would
+/// have written it.
+pub async fn fill_with(database: &Database, payments: u64) {
     let mut conn = database.connect_serving().await.unwrap();
     let (ledger_id, _) = store::ledgers::create(&mut conn, &LedgerName::new("main").unwrap()).await.unwrap();
     let mut writer = Writer::new(conn, ledger_id);

@@ -10,8 +10,11 @@ use tokio::task::JoinHandle;
 
 use super::{WAIT, pgbouncer};
 
+/// Lines of its log that a failed test prints.
+const LOG_PRINTED: usize = 100;
+
 /// `steelyard serve` on a free port of 127.0.0.1, unless its environment says
-/// another address. Dropping it kills it.
+/// another address. Dropping it kills it; a test that fails prints the end of its log.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -129,5 +132,15 @@ impl Process {
     /// Waits until it ends by itself, at a failpoint for one.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(WAIT, self.child.wait()).await.unwrap().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = self.log.borrow();
+            println!("the end of the log of {}:", self.origin);
+            log.iter().skip(log.len().saturating_sub(LOG_PRINTED)).for_each(|line| println!("{line}"));
+        }
     }
 }

@@ -595,7 +595,28 @@ async fn projected(conn: &mut PgConnection, head: i64) {
             return;
         }
         tries += 1;
-        assert!(tries < SETTLE_TRIES_MAX, "the projections stay at {lowest}, behind {head}");
+        if tries >= SETTLE_TRIES_MAX {
+            println!("{}", cluster(conn, lowest).await);
+            panic!("the projections stay at {lowest}, behind {head}");
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Who holds what, and what each session waits for, where the projections stay at a position.
+async fn cluster(conn: &mut PgConnection, lowest: i64) -> String {
+    let what = "
+        SELECT json_build_object(
+            'shards', (SELECT json_agg(json_build_object('shard', shard, 'worker', worker_id, 'epoch', epoch,
+                                                         'pid', backend_pid, 'claimed_at', c.claimed_at))
+                       FROM checkpoints JOIN shard_claims c USING (shard) WHERE ledger_id = 1 AND position = $1),
+            'workers', (SELECT json_agg(to_json(w)) FROM workers w),
+            'locks', (SELECT json_object_agg(pid, locks)
+                      FROM (SELECT pid, array_agg(objid ORDER BY objid) AS locks FROM pg_locks
+                            WHERE locktype = 'advisory' AND granted GROUP BY pid) l),
+            'sessions', (SELECT json_agg(json_build_object('pid', pid, 'of', application_name, 'state', state,
+                                                           'waits', wait_event, 'since', state_change,
+                                                           'blocked_by', pg_blocking_pids(pid), 'query', left(query, 80)))
+                         FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()))::text";
+    sqlx::query_scalar(what).bind(lowest).fetch_one(conn).await.expect("the cluster can be read")
 }
