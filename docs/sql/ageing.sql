@@ -10,6 +10,10 @@
 -- newest increases, each with its own age: the columns are parts of the balance that are at most 30 days old, 31 to
 -- 60, 61 to 90, and older. They add up to the balance, which is as it is now.
 
+\if :{?prefix} \else
+\warn give prefix with -v prefix=..., see the first lines of this file
+\quit
+\endif
 \if :{?ledger} \else \set ledger main \endif
 \if :{?as_of} \else
 SELECT now() AS as_of \gset

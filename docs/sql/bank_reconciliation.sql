@@ -15,7 +15,28 @@
 -- without a reference are matched by amount, and only within `days`. The ledger is read from `days` before `from` to
 -- `days` after `to`, and what it has outside of the period and the bank has not is left out.
 
+\if :{?file} \else
+\warn give file with -v file=..., see the first lines of this file
+\quit
+\endif
+\if :{?account} \else
+\warn give account with -v account=..., see the first lines of this file
+\quit
+\endif
+\if :{?from} \else
+\warn give from with -v from=..., see the first lines of this file
+\quit
+\endif
+\if :{?to} \else
+\warn give to with -v to=..., see the first lines of this file
+\quit
+\endif
 \if :{?ledger} \else \set ledger main \endif
+SELECT NOT EXISTS (SELECT FROM reporting.accounts WHERE ledger = :'ledger' AND account = :'account') AS is_unknown \gset
+\if :is_unknown
+\warn there is no account :account in the ledger :ledger
+\quit
+\endif
 \if :{?days} \else \set days 3 \endif
 
 CREATE TEMP TABLE bank_lines (

@@ -8,6 +8,10 @@
 -- A row per day and asset (of the first leg): posted transactions with their sum in the asset's main unit, declined
 -- ones, their share of both in percent, and the reason that declined most. Days without either are left out.
 
+\if :{?from} \else
+\warn give from with -v from=..., see the first lines of this file
+\quit
+\endif
 \if :{?ledger} \else \set ledger main \endif
 \if :{?to} \else
 SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset

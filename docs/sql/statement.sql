@@ -10,7 +10,20 @@
 -- balance that it leaves. Amounts are in the asset's main unit; `change` has the sign of the account's normal side.
 -- Opening balance plus the sum of the changes is the closing balance.
 
+\if :{?account} \else
+\warn give account with -v account=..., see the first lines of this file
+\quit
+\endif
+\if :{?from} \else
+\warn give from with -v from=..., see the first lines of this file
+\quit
+\endif
 \if :{?ledger} \else \set ledger main \endif
+SELECT NOT EXISTS (SELECT FROM reporting.accounts WHERE ledger = :'ledger' AND account = :'account') AS is_unknown \gset
+\if :is_unknown
+\warn there is no account :account in the ledger :ledger
+\quit
+\endif
 \if :{?to} \else
 SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset
 \endif

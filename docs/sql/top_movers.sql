@@ -12,6 +12,14 @@
 -- in the period had 0 before. `turnover` is all that moved, either way: a large turnover with a small change is
 -- money that passes through.
 
+\if :{?from} \else
+\warn give from with -v from=..., see the first lines of this file
+\quit
+\endif
+\if :{?asset} \else
+\warn give asset with -v asset=..., see the first lines of this file
+\quit
+\endif
 \if :{?ledger} \else \set ledger main \endif
 \if :{?top} \else \set top 20 \endif
 \if :{?prefix} \else \set prefix '' \endif

@@ -448,7 +448,7 @@ impl Replay {
         }
         let is_due = before.expires_at == Some(event.effective_at) && event.effective_at <= event.recorded_at;
         if *reason == ReleaseReason::Expired && !is_due {
-            let expected = format!("an end at {:?}", before.expires_at);
+            let expected = before.expires_at.map_or("no end".to_owned(), |at| format!("an end at {at:?}"));
             return Err(differs(event.position, subject(), expected, format!("{:?}", event.effective_at)));
         }
         if *captured != before.captured {
@@ -651,8 +651,9 @@ impl Replay {
         let mut falls = known.remaining.iter().zip(remaining).all(|(before, after)| after <= before);
         falls &= known.remaining.len() == remaining.len() && remaining.iter().all(|amount| *amount >= Amount::ZERO);
         if !falls {
-            let (expected, found) = (format!("{:?} left at most", known.remaining), format!("{remaining:?}"));
-            return Err(differs(event.position, subject(), expected, found));
+            let list = |amounts: &[Amount]| amounts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let expected = format!("{} left at most", list(&known.remaining));
+            return Err(differs(event.position, subject(), expected, list(remaining)));
         }
         for leg in legs {
             let same = |(id, side, _): &&mut (AccountId, Side, Amount)| (*id, *side) == (leg.account_id, leg.side);

@@ -729,7 +729,8 @@ impl Ledger {
     /// Whether what reversals say is left of a transaction is what they left.
     fn compare_reversed(&self, event: &Event, reversed: &Reversed) -> Result<(), Failure> {
         let Fact::TransactionPosted(transaction) = &event.fact else { return Ok(()) };
-        let subject = || format!("position {}, reversal of transaction {:?}", reversed.position, event.transaction_id);
+        let id = event.transaction_id.unwrap_or_default();
+        let subject = || format!("position {}, reversal of transaction {id}", reversed.position);
         if transaction.legs.len() != reversed.remaining.len() {
             return Err(differs(&self.name, subject(), transaction.legs.len(), reversed.remaining.len()));
         }

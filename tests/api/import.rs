@@ -259,7 +259,18 @@ async fn what_can_be_no_import_is_a_problem_at_once() {
         client.send(Method::POST, &format!("/import{query}"), &[header], body).await
     };
     send("", ("content-type", "application/json"), "{}").await.is_problem(415, "unsupported_media_type");
-    send("", CSV, "from,iban\n").await.is_problem(422, "validation_failed");
+    let latin = ("content-type", "text/csv; charset=ISO-8859-1");
+    send("", latin, "from,to,amount,asset\n").await.is_problem(415, "unsupported_media_type");
+    import(&client, "", ("content-type", "text/csv; charset=\"UTF-8\""), "from,to,amount,asset\n")
+        .await
+        .is_done(0, 0, 0);
+    let unknown = send("", CSV, "from,iban\n").await;
+    let problem = unknown.is_problem(422, "validation_failed");
+    assert!(
+        problem.body["detail"].as_str().unwrap().contains("the column \"iban\", which is none of"),
+        "{}",
+        problem.text
+    );
     send("", CSV, "").await.is_problem(422, "validation_failed");
     send("?id=%20", NDJSON, "").await.is_problem(422, "validation_failed").at("/query/id");
     send("?equity=a%20b", NDJSON, "").await.is_problem(422, "validation_failed").at("/query/equity");

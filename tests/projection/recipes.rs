@@ -229,6 +229,28 @@ async fn every_recipe_finds_what_is_there() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What is not given, and what is not there, is told and not answered with nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_says_what_it_lacks() {
+    let (scratch, worker, _) = begun().await;
+    worker.stop().await;
+    let lacking: [(&str, &[&str], &str); 6] = [
+        ("ageing.sql", &[], "give prefix with -v prefix="),
+        ("bank_reconciliation.sql", &["account=bank:main", "from=2026-01-01"], "give to with -v to="),
+        ("daily_volume.sql", &["to=2026-01-02"], "give from with -v from="),
+        ("statement.sql", &["account=bank:main"], "give from with -v from="),
+        ("statement.sql", &["account=nobody", "from=2026-01-01"], "there is no account nobody in the ledger main"),
+        ("top_movers.sql", &["from=2026-01-01"], "give asset with -v asset="),
+    ];
+    for (recipe, parameters, expected) in lacking {
+        let (found, errors) = run(&scratch, recipe, parameters, BANK_FILE).await;
+        assert!(
+            found.is_empty() && errors.starts_with(expected) && errors.lines().count() == 1,
+            "{recipe}: {found}{errors}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fee_that_comes_every_day_is_matched_with_the_nearest() {
     let (scratch, worker, clock) = begun().await;

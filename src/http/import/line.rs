@@ -152,6 +152,9 @@ pub struct Line<'a> {
     metadata: Option<&'a RawValue>,
 }
 
+/// Of the name of a column that is not known, what a problem repeats.
+const COLUMN_SHOWN_MAX: usize = 40;
+
 /// The columns of a CSV file, in its order.
 #[derive(Debug)]
 pub struct Columns(Vec<Field>);
@@ -171,7 +174,8 @@ impl Columns {
                 }
                 Some((field, _)) => columns.push(*field),
                 None => {
-                    let detail = format!("the header has a column that is not known here; what is: {}", known());
+                    let name: String = name.chars().take(COLUMN_SHOWN_MAX).collect();
+                    let detail = format!("the header has the column {name:?}, which is none of {}", known());
                     wrong = wrong.take().or(Some(detail));
                 }
             }

@@ -153,7 +153,16 @@ enum Format {
 impl Format {
     fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = value.split(';').next().unwrap_or_default().trim();
+        let mut parts = value.split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
+        let charset =
+            parts.filter_map(|part| part.split_once('=')).find(|(name, _)| name.eq_ignore_ascii_case("charset"));
+        if charset.is_some_and(|(_, charset)| !charset.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "an import is in UTF-8; convert the file, and send the header Content-Type without another charset",
+            ));
+        }
         [("application/x-ndjson", Self::Ndjson), ("text/csv", Self::Csv)]
             .into_iter()
             .find(|(name, _)| essence.eq_ignore_ascii_case(name))
