@@ -8,9 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
-use super::params::InQuery;
+use super::params::{self, InQuery};
 use super::problem::{FieldError, Problem};
-use super::time::time_or_date;
 use super::wording::KNOWN_ARE;
 use crate::ledger::Amount;
 use crate::metadata::{SEARCHABLE_BYTES_MAX, escape};
@@ -77,14 +76,9 @@ fn check(metadata: &[Pair]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// A time: RFC 3339, or a date, which is its midnight in UTC.
+/// A time that may be missing.
 pub fn time(name: &str, text: Option<&str>) -> Result<Option<DateTime<Utc>>, Problem> {
-    let Some(text) = text else { return Ok(None) };
-    time_or_date(text).map(Some).ok_or_else(|| {
-        let detail = "a time is RFC 3339, such as 2026-11-24T09:30:00Z, or a date, such as 2026-11-24, which begins \
-                      in UTC; a plus sign is %2B in a query";
-        Problem::invalid(format!("/query/{name}"), detail)
-    })
+    text.map(|text| params::time(name, text)).transpose()
 }
 
 /// A first time and the one before which it ends, either of which may be missing.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use url::form_urlencoded;
 
 use super::problem::{Code, Problem};
+use super::time::time_or_date;
 use super::wording;
 use crate::ledger::AccountCode;
 
@@ -131,13 +132,14 @@ pub fn name_cursor(kind: char, after: Option<&str>) -> Result<&str, Problem> {
     name.ok_or_else(|| Problem::invalid("/query/after", "this is no cursor of this list"))
 }
 
-/// A time in the query, to the microsecond.
+/// A time in the query, to the microsecond: RFC 3339, or a date, which is its midnight in UTC.
 ///
 /// # Errors
-/// `validation_failed` for what is not RFC 3339.
+/// `validation_failed` for what is neither.
 pub fn time(name: &str, text: &str) -> Result<DateTime<Utc>, Problem> {
-    super::time::time(text).ok_or_else(|| {
-        let detail = "a time is RFC 3339, such as 2026-11-22T20:13:04Z; in a query + is written %2B";
+    time_or_date(text).ok_or_else(|| {
+        let detail = "a time is RFC 3339, such as 2026-11-24T09:30:00Z, or a date, such as 2026-11-24, which begins \
+                      in UTC; a plus sign is %2B in a query";
         Problem::invalid(format!("/query/{name}"), detail)
     })
 }

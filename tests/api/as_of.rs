@@ -112,7 +112,8 @@ async fn moments_that_cannot_be_answered_are_refused() {
     for list in lists {
         let refused = client.get(&format!("{list}?as_of={tomorrow}")).await;
         refused.is_problem(422, "validation_failed").at("/query/as_of");
-        for wrong in ["", "yesterday", "2026-11-22", "2026-11-22T20:13:04", "2026-11-22T20:13:04+01:00", "1700000000"] {
+        let no_times = ["2026-11-22T20:13:04", "2026-11-22T20:13:04+01:00", "1700000000", "2026-11-31", "2026-1-22"];
+        for wrong in ["", "yesterday"].into_iter().chain(no_times) {
             let refused = client.get(&format!("{list}?as_of={wrong}")).await;
             refused.is_problem(422, "validation_failed").at("/query/as_of");
         }
@@ -121,6 +122,14 @@ async fn moments_that_cannot_be_answered_are_refused() {
             client.get(&format!("{list}?as_of_position={wrong}")).await.is_problem(422, "validation_failed");
         }
     }
+    // A date is its first moment.
+    let account = client.get(&format!("/accounts/bob?as_of={}", now().format("%Y-%m-%d"))).await.is(200);
+    assert_eq!(account.body["balance"]["version"], 0);
+    let sums = client.get("/trial-balance?as_of=2026-11-22").await.is(200);
+    assert_eq!(sums.body["as_of"], "2026-11-22T00:00:00.000000Z");
+    let period = client.get("/accounts/bob/statement?from=2026-11-01&to=2026-12-01").await.is(200).body;
+    let ends = [&period["from"], &period["to"]];
+    assert_eq!(ends, ["2026-11-01T00:00:00.000000Z", "2026-12-01T00:00:00.000000Z"]);
     // Of a moment by another clock.
     client.get(&format!("/accounts/bob?as_of={}", text(now() + TimeDelta::seconds(20)))).await.is(200);
     client.get("/accounts/nobody?as_of_position=1").await.is_problem(404, "account_not_found");

@@ -717,8 +717,8 @@ pub fn parameters() -> Value {
         ),
         "as_of": in_query(
             "as_of",
-            json!({"type": "string", "format": "date-time"}),
-            "As of this effective time: everything that counts by then, back-dated or not, as it is known now or, with `as_of_position`, was known then. RFC 3339; what lies in the future is refused, a minute aside, by which clocks may differ.",
+            time.clone(),
+            "As of this effective time: everything that counts by then, back-dated or not, as it is known now or, with `as_of_position`, was known then. RFC 3339, or a date, which is its first moment in UTC; what lies in the future is refused, a minute aside, by which clocks may differ.",
         ),
         "as_of_position": in_query(
             "as_of_position",
@@ -733,13 +733,13 @@ pub fn parameters() -> Value {
         ),
         "statement-from": in_query(
             "from",
-            json!({"type": "string", "format": "date-time"}),
-            "The beginning of the period; by default, that of the month in which it ends.",
+            time.clone(),
+            "The beginning of the period: RFC 3339, or a date, which is its first moment in UTC; by default, that of the month in which it ends.",
         ),
         "statement-to": in_query(
             "to",
-            json!({"type": "string", "format": "date-time"}),
-            "The end of the period, not in it; by default now.",
+            time.clone(),
+            "The end of the period, not in it, in the same form: a month ends with the first of the next. By default now.",
         ),
         "statement-format": in_query(
             "format",
