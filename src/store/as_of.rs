@@ -13,7 +13,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::{Connection, Error, LedgerId, Shard, events};
-use crate::ledger::{Amount, Balance, Event, Fact, Position, Side};
+use crate::ledger::{Amount, Balance, Event, Position, Side};
 
 /// Which moment a balance is of; with neither, the present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,30 +92,35 @@ pub async fn balance(executor: impl PgExecutor<'_>, of: Of, newest: i64, moment:
     })
 }
 
-/// The totals as of a moment. Pending amounts are not kept over time, and are
-/// zero; version and position are those of the last entry that was recorded by then.
+/// The totals as of a moment, with what was pending then. That has no effective time of
+/// its own: it counts from when it is recorded. Position and version are those of the
+/// last event about the account that was recorded by then.
 ///
 /// # Errors
-/// [`Error::Corrupt`] when entries and log do not agree.
-pub async fn totals(conn: &mut Connection, of: Of, as_of: &AsOf) -> Result<Balance, Error> {
-    let opened = Balance { position: of.account_id as Position, ..Balance::default() };
-    let last = match as_of.entry_position {
-        None => opened,
-        // Entries have the balance only; the event has what it is made of.
-        Some(position) => {
-            let events = events::at_positions(&mut *conn, of.ledger_id, &[position]).await?;
-            let after = events.first().and_then(|event| after(event, of.account_id, as_of.entry_version));
-            after.ok_or_else(|| differs(position, of, "the event has no such leg"))?
-        }
+/// [`Error::Corrupt`] when projections and log do not agree.
+pub async fn totals(conn: &mut Connection, of: Of, as_of: &AsOf, moment: Moment) -> Result<Balance, Error> {
+    let reserved = reserved_at(conn, of, moment).await?;
+    let positions: Vec<i64> = [as_of.entry_position, reserved].into_iter().flatten().collect();
+    let events = events::at_positions(&mut *conn, of.ledger_id, &positions).await?;
+    let left_at = |position: i64| {
+        let event = events.iter().find(|event| event.position as i64 == position);
+        event
+            .and_then(|event| after(event, of.account_id))
+            .ok_or_else(|| differs(position, of, "the event has no such leg"))
     };
-    let moved = |total: Amount, by: Amount| total.checked_add(by).filter(|total| *total >= Amount::ZERO);
+    let opened = Balance { position: of.account_id as Position, ..Balance::default() };
+    // Entries have the balance only; the event has what it is made of.
+    let entry = as_of.entry_position.map_or(Ok(opened), left_at)?;
     let position = as_of.entry_position.unwrap_or(of.account_id);
+    if entry.version as i64 != as_of.entry_version {
+        return Err(differs(position, of, "entries and log have different versions"));
+    }
+    let last = reserved.filter(|reserved| *reserved > position).map_or(Ok(entry), left_at)?;
+    let moved = |total: Amount, by: Amount| total.checked_add(by).filter(|total| *total >= Amount::ZERO);
     let contradiction = || differs(position, of, "more was back-dated than posted");
     let balance = Balance {
-        debits_posted: moved(last.debits_posted, as_of.moved_debits).ok_or_else(contradiction)?,
-        credits_posted: moved(last.credits_posted, as_of.moved_credits).ok_or_else(contradiction)?,
-        debits_pending: Amount::ZERO,
-        credits_pending: Amount::ZERO,
+        debits_posted: moved(entry.debits_posted, as_of.moved_debits).ok_or_else(contradiction)?,
+        credits_posted: moved(entry.credits_posted, as_of.moved_credits).ok_or_else(contradiction)?,
         ..last
     };
     if balance.posted(of.normal) == as_of.balance {
@@ -125,10 +130,44 @@ pub async fn totals(conn: &mut Connection, of: Of, as_of: &AsOf) -> Result<Balan
     }
 }
 
-fn after(event: &Event, account_id: i64, version: i64) -> Option<Balance> {
-    let Fact::TransactionPosted(transaction) = &event.fact else { return None };
-    let mut legs = transaction.legs.iter();
-    let leg = legs.find(|leg| leg.account_id as i64 == account_id && leg.after.version as i64 == version)?;
+/// Position of the last event by a moment that authorised a hold on the account, or gave
+/// back what was left of one.
+async fn reserved_at(conn: &mut Connection, of: Of, moment: Moment) -> Result<Option<i64>, Error> {
+    let reserved = sqlx::query_scalar!(
+        r#"
+        SELECT greatest(
+            (SELECT max(position) FROM holds
+             WHERE shard = $1 AND ledger_id = $2 AND account_id = $3 AND position <= upto),
+            (SELECT max(position) FROM holds WHERE ledger_id = $2 AND to_account_id = $3 AND position <= upto),
+            (SELECT max(changed_position) FROM holds
+             WHERE ledger_id = $2 AND account_id = $3 AND changed_position <= upto AND state IN ('voided', 'expired')),
+            (SELECT max(changed_position) FROM holds
+             WHERE ledger_id = $2 AND to_account_id = $3 AND changed_position <= upto
+                AND state IN ('voided', 'expired'))
+        )
+        FROM (
+            SELECT least($4, CASE WHEN $5::timestamptz IS NOT NULL
+                                  THEN log_position_before($2, $5 + interval '1 microsecond') END) AS upto
+            -- Most accounts have none, and the log need not be searched for the time.
+            WHERE EXISTS (SELECT FROM holds WHERE shard = $1 AND ledger_id = $2 AND account_id = $3)
+                OR EXISTS (SELECT FROM holds WHERE ledger_id = $2 AND to_account_id = $3)
+            OFFSET 0
+        ) AS moment
+        "#,
+        of.shard,
+        of.ledger_id,
+        of.account_id,
+        moment.position.map_or(i64::MAX, |position| position as i64),
+        moment.time
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(reserved.flatten())
+}
+
+/// The balance that the account's last leg in an event leaves behind.
+fn after(event: &Event, account_id: i64) -> Option<Balance> {
+    let leg = event.fact.legs().iter().rfind(|leg| leg.account_id as i64 == account_id)?;
     Some(leg.after)
 }
 

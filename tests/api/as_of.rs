@@ -91,6 +91,21 @@ async fn a_balance_as_of_a_position_is_what_it_was_after_it() {
         client.open(json!({"code": format!("between:{n}"), "asset": "EUR"})).await;
         expected.push((expected[expected.len() - 1].0.clone(), client.head().await));
     }
+    // What is reserved, captured in part, and given back.
+    for (n, from, to) in [(1, "alice", "bob"), (2, "bob", "alice"), (3, "alice", "bank")] {
+        let hold = json!({"capture": "manual", "from": from, "to": to, "amount": "9", "asset": "EUR"});
+        let held = client.pay(&format!("h{n}"), &hold).await.is(201);
+        let id = held.body["id"].as_str().unwrap();
+        expected.push((client.get("/accounts/alice").await.is(200).body["balance"].clone(), held.position()));
+        let part = json!({"amount": "2"});
+        let done = client.post_with_key(&format!("/payments/{id}/capture"), &format!("c{n}"), part).await.is(201);
+        expected.push((client.get("/accounts/alice").await.is(200).body["balance"].clone(), done.position()));
+        if n != 2 {
+            let done = client.post_with_key(&format!("/payments/{id}/void"), &format!("v{n}"), "{}").await;
+            expected.push((client.get("/accounts/alice").await.is(200).body["balance"].clone(), done.position()));
+        }
+    }
+    assert!(expected.iter().any(|(balance, _)| balance["pending_in"] == "7" && balance["pending_out"] == "7"));
     for (balance, position) in &expected {
         let account = client.get(&format!("/accounts/alice?as_of_position={position}")).await.is(200);
         assert_eq!(account.body["balance"], *balance, "as of {position}");

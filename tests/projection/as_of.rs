@@ -250,7 +250,7 @@ async fn balances_are_the_folds(rng: &mut SmallRng, conn: &mut Connection, log: 
             let expected = sums(&legs, code, moment);
             let found = as_of::balance(&mut *conn, of, newest, moment).await.unwrap();
             assert_eq!(found.balance.get(), counted(normal, expected), "{code} as of {moment:?}");
-            let totals = as_of::totals(conn, of, &found).await.unwrap();
+            let totals = as_of::totals(conn, of, &found, moment).await.unwrap();
             assert_eq!((totals.debits_posted.get(), totals.credits_posted.get()), expected, "{code} {moment:?}");
             assert!(!found.is_stale);
         }

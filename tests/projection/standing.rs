@@ -13,13 +13,14 @@ use steelyard::cluster::worker::Options;
 use steelyard::cluster::{Ledger, Worker};
 use steelyard::ledger::{
     Account, AccountUpdate, Amount, AssetCode, Attributes, Balance, Cancel, Capture, ChangeAccount, Command, Direction,
-    Event, Expiry, Fact, Freeze, FreezeScope, HoldState, Known, LedgerName, LegRequest, Notes, Part, Position, Reverse,
-    Rule, Scope, Side, Terms, TransactionRequest, VelocityLimit, Void, Window,
+    Event, Expiry, Fact, Freeze, FreezeScope, HoldState, Known, LedgerName, LegRequest, Notes, Origin, Part, Position,
+    Reverse, Rule, Scope, Side, Terms, TransactionRequest, VelocityLimit, Void, Window,
 };
 use steelyard::projector::fold::Fold;
 use steelyard::projector::verify::Failure;
 use steelyard::sequencer::Outcome;
 use steelyard::shard::shard_of;
+use steelyard::store::as_of::{self, Moment, Of};
 use steelyard::store::projections::Step;
 use steelyard::store::rows::ScheduleState;
 use steelyard::store::search::{self, Outcomes, Range, Standing};
@@ -458,6 +459,75 @@ async fn what_waits_is_read_as_the_log_has_it() {
     assert_eq!(waiting.len(), 3);
 }
 
+/// What holds had left after a position, by account: reserved of what it has, and for it.
+fn left_of_holds(log: &[Event], at: Position) -> BTreeMap<&str, (u64, u64)> {
+    let mut holds: BTreeMap<Position, (&str, &str, Amount)> = BTreeMap::new();
+    for event in log.iter().take_while(|event| event.position <= at) {
+        match &event.fact {
+            Fact::TransactionAuthorised(authorisation) => {
+                let legs = &authorisation.transaction.legs;
+                let of = |side| legs.iter().find(|leg| leg.side == side).unwrap();
+                let (from, to) = (of(Side::Debit), of(Side::Credit));
+                holds.insert(event.position, (from.account.as_str(), to.account.as_str(), from.amount));
+            }
+            Fact::TransactionPosted(transaction) => {
+                let origin = transaction.more.as_ref().and_then(|more| more.origin.as_ref());
+                if let Some(Origin::Capture { hold, remaining, .. }) = origin {
+                    holds.get_mut(&hold.position).unwrap().2 = *remaining;
+                }
+            }
+            Fact::HoldReleased(release) => _ = holds.remove(&release.hold.position).unwrap(),
+            _ => {}
+        }
+    }
+    let mut left = BTreeMap::<&str, (u64, u64)>::new();
+    for (from, to, remaining) in holds.into_values() {
+        let remaining = u64::try_from(remaining.get()).unwrap();
+        left.entry(from).or_default().0 += remaining;
+        left.entry(to).or_default().1 += remaining;
+    }
+    left
+}
+
+/// At every position, and at every time at which something was recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_pending_is_what_holds_had_left() {
+    let depth = depth().await;
+    let mut conn = depth.scratch.database.connect_serving().await.unwrap();
+    let opened = depth.log.iter().filter_map(|event| match &event.fact {
+        Fact::AccountOpened { code, .. } => Some(code.as_str()),
+        _ => None,
+    });
+    let mut reserved = 0;
+    for code in opened {
+        let account = account(&depth.scratch, code).await;
+        let shard = shard_of(1, code, SHARDS);
+        let of = Of { shard, ledger_id: 1, account_id: account.id as i64, normal: account.normal };
+        for event in depth.log.iter().filter(|event| event.position >= account.id) {
+            let last = depth.log.iter().rfind(|other| other.recorded_at <= event.recorded_at).unwrap().position;
+            let (position, time) = (Some(event.position), Some(event.recorded_at));
+            let moments = [
+                (event.position, Moment { position, time: None }),
+                (last, Moment { position: None, time }),
+                (event.position, Moment { position, time }),
+            ];
+            for (at, moment) in moments {
+                let found = as_of::balance(&mut conn, of, account.balance.version as i64, moment).await.unwrap();
+                let totals = as_of::totals(&mut conn, of, &found, moment).await.unwrap();
+                let (out, incoming) = left_of_holds(&depth.log, at).get(code).copied().unwrap_or_default();
+                let expected = (Amount::from(out), Amount::from(incoming));
+                assert_eq!((totals.debits_pending, totals.credits_pending), expected, "{code} as of {moment:?}");
+                reserved += u64::from(out > 0) + u64::from(incoming > 0);
+            }
+        }
+        let moment = Moment { position: Some(depth.log.last().unwrap().position), time: None };
+        let found = as_of::balance(&mut conn, of, account.balance.version as i64, moment).await.unwrap();
+        let totals = as_of::totals(&mut conn, of, &found, moment).await.unwrap();
+        assert_eq!(totals, account.balance, "{code} at the end");
+    }
+    assert!(reserved > 100, "{reserved}");
+}
+
 async fn account(scratch: &Scratch, code: &str) -> Account {
     let mut conn = scratch.database.connect_serving().await.unwrap();
     let accounts = store::projections::load_accounts(&mut conn, 1, &[shard_of(1, code, SHARDS)], &[code]).await;
@@ -720,6 +790,10 @@ async fn what_is_read_and_changed_is_found_by_an_index() {
         let cancelled = Standing::Schedule(ScheduleState::Cancelled);
         search::of_state(&mut conn, 1, cancelled, range, direction, 10).await.unwrap();
     }
+    let of = Of { shard: 0, ledger_id: 1, account_id: 7, normal: Side::Credit };
+    let moment = Moment { position: Some(7), time: Some(START) };
+    let found = as_of::balance(&mut conn, of, 0, moment).await.unwrap();
+    as_of::totals(&mut conn, of, &found, moment).await.unwrap();
     sqlx::raw_sql("UPDATE scheduled_transactions SET state = 'posted' WHERE position >= 100")
         .execute(&mut owner)
         .await
@@ -756,7 +830,7 @@ async fn what_is_read_and_changed_is_found_by_an_index() {
     .fetch_all(&mut conn)
     .await
     .unwrap();
-    assert_eq!(prepared.len(), 15, "{prepared:#?}");
+    assert_eq!(prepared.len(), 16, "{prepared:#?}");
     for (name, statement, parameters) in prepared {
         let nulls = vec!["NULL"; parameters as usize].join(", ");
         let explain = format!("EXPLAIN (COSTS OFF) EXECUTE \"{name}\"({nulls})");

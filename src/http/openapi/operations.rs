@@ -236,8 +236,8 @@ pub const OPERATIONS: &[Operation] = &[
         description: "Answered from the sequencer's own state, exact at the head of the log, however far the \
                       projections lag; with `consistency=eventual` from the projections. With `as_of` or \
                       `as_of_position` its balance is as of then, from the projections, and all else as it is now. \
-                      Pending amounts are not kept over time: they are zero then, and `version` and `position` are \
-                      those of the last leg that was recorded by then.",
+                      What was reserved counts from when it was recorded, whatever is effective when; `version` and \
+                      `position` are those of the last event about the account that was recorded by then.",
         parameters: &[
             LEDGER_IN_PATH,
             Parameter::Shared("account-code"),

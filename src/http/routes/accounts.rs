@@ -296,7 +296,7 @@ async fn as_of(
     }
     let found = store::as_of::balance(&mut conn, of, account.balance.version as i64, moment).await?;
     moment::refuse_stale(&found, code)?;
-    account.balance = store::as_of::totals(&mut conn, of, &found).await?;
+    account.balance = store::as_of::totals(&mut conn, of, &found, moment).await?;
     Ok((account, position))
 }
 
