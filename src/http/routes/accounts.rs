@@ -296,7 +296,10 @@ async fn as_of(
     }
     let found = store::as_of::balance(&mut conn, of, account.balance.version as i64, moment).await?;
     moment::refuse_stale(&found, code)?;
-    account.balance = store::as_of::totals(&mut conn, of, &found, moment).await?;
+    // Nothing that came since the account was read.
+    let last = account.balance.position;
+    let known = Moment { position: Some(moment.position.map_or(last, |at| at.min(last))), ..moment };
+    account.balance = store::as_of::totals(&mut conn, of, &found, known).await?;
     Ok((account, position))
 }
 
