@@ -11,8 +11,8 @@
 -- 60, 61 to 90, and older. They add up to the balance, which is as it is now.
 
 \if :{?prefix} \else
-\warn give prefix with -v prefix=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give prefix with -v prefix=..., see the first lines of this file'; END $$;
 \endif
 \if :{?ledger} \else \set ledger main \endif
 \if :{?as_of} \else

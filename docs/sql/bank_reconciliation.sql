@@ -16,26 +16,27 @@
 -- `days` after `to`, and what it has outside of the period and the bank has not is left out.
 
 \if :{?file} \else
-\warn give file with -v file=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give file with -v file=..., see the first lines of this file'; END $$;
 \endif
 \if :{?account} \else
-\warn give account with -v account=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give account with -v account=..., see the first lines of this file'; END $$;
 \endif
 \if :{?from} \else
-\warn give from with -v from=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give from with -v from=..., see the first lines of this file'; END $$;
 \endif
 \if :{?to} \else
-\warn give to with -v to=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give to with -v to=..., see the first lines of this file'; END $$;
 \endif
 \if :{?ledger} \else \set ledger main \endif
 SELECT NOT EXISTS (SELECT FROM reporting.accounts WHERE ledger = :'ledger' AND account = :'account') AS is_unknown \gset
 \if :is_unknown
+\set ON_ERROR_STOP 1
 \warn there is no account :account in the ledger :ledger
-\quit
+DO $$ BEGIN RAISE EXCEPTION 'no such account'; END $$;
 \endif
 \if :{?days} \else \set days 3 \endif
 

@@ -9,8 +9,8 @@
 -- ones, their share of both in percent, and the reason that declined most. Days without either are left out.
 
 \if :{?from} \else
-\warn give from with -v from=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give from with -v from=..., see the first lines of this file'; END $$;
 \endif
 \if :{?ledger} \else \set ledger main \endif
 \if :{?to} \else

@@ -11,18 +11,19 @@
 -- Opening balance plus the sum of the changes is the closing balance.
 
 \if :{?account} \else
-\warn give account with -v account=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give account with -v account=..., see the first lines of this file'; END $$;
 \endif
 \if :{?from} \else
-\warn give from with -v from=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give from with -v from=..., see the first lines of this file'; END $$;
 \endif
 \if :{?ledger} \else \set ledger main \endif
 SELECT NOT EXISTS (SELECT FROM reporting.accounts WHERE ledger = :'ledger' AND account = :'account') AS is_unknown \gset
 \if :is_unknown
+\set ON_ERROR_STOP 1
 \warn there is no account :account in the ledger :ledger
-\quit
+DO $$ BEGIN RAISE EXCEPTION 'no such account'; END $$;
 \endif
 \if :{?to} \else
 SELECT (now() AT TIME ZONE 'UTC')::date + 1 AS to \gset

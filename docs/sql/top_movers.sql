@@ -13,12 +13,12 @@
 -- money that passes through.
 
 \if :{?from} \else
-\warn give from with -v from=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give from with -v from=..., see the first lines of this file'; END $$;
 \endif
 \if :{?asset} \else
-\warn give asset with -v asset=..., see the first lines of this file
-\quit
+\set ON_ERROR_STOP 1
+DO $$ BEGIN RAISE EXCEPTION 'give asset with -v asset=..., see the first lines of this file'; END $$;
 \endif
 \if :{?ledger} \else \set ledger main \endif
 \if :{?top} \else \set top 20 \endif

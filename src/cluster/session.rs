@@ -243,7 +243,11 @@ impl Session {
         if quiet.is_empty() {
             return Ok(());
         }
-        claims::release(&mut held.conn, held.worker_id, &quiet).await?;
+        match claims::release(&mut held.conn, held.worker_id, &quiet).await {
+            // A flush whose connection was lost holds the rows until PostgreSQL has noticed: at a later look.
+            Err(Error::Transient(_)) => return Ok(()),
+            released => released?,
+        }
         for unit in &quiet {
             held.warming.remove(unit);
             held.leaving.remove(unit);

@@ -190,6 +190,7 @@ impl Service {
             }
             let claims = Arc::clone(&self.claims.borrow_and_update());
             if claims != known {
+                self.acting.send_replace(Arc::clone(&claims));
                 // What is new was another worker's, who knows how far it got.
                 if claims.iter().any(|(shard, epoch)| known.get(shard) != Some(epoch)) {
                     self.reload(&mut reader).await?;
@@ -197,7 +198,6 @@ impl Service {
                 prepared = None;
                 settled_at = Instant::now() + SETTLED_AFTER;
                 known = Arc::clone(&claims);
-                self.acting.send_replace(Arc::clone(&claims));
             }
             if prepared.is_none() {
                 prepared = self.prepare(&mut reader, &claims, self.positions(&claims)).await?;

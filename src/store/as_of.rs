@@ -65,7 +65,8 @@ pub async fn balance(executor: impl PgExecutor<'_>, of: Of, newest: i64, moment:
             known.version AS "known!", b.entry_version AS "entry_version!", b.entry_position AS "entry_position?",
             b.balance AS "balance!: Amount", b.moved_debits AS "moved_debits!: Amount",
             b.moved_credits AS "moved_credits!: Amount",
-            (SELECT f.expected FROM projection_faults f
+            (SELECT least(f.expected, s.version) FROM projection_faults f
+             LEFT JOIN balances s ON s.shard = f.shard AND s.ledger_id = f.ledger_id AND s.account_id = f.account_id
              WHERE f.shard = $1 AND f.ledger_id = $2 AND f.account_id = $3) AS stopped_after
         FROM (SELECT last_entry($1, $2, $3, $5, $6, 'infinity') AS version OFFSET 0) AS known
         CROSS JOIN LATERAL balance_as_of($1, $2, $3, $4, known.version, coalesce($7::timestamptz, 'infinity')) AS b
@@ -116,6 +117,9 @@ pub async fn totals(conn: &mut Connection, of: Of, as_of: &AsOf, moment: Moment)
         return Err(differs(position, of, "entries and log have different versions"));
     }
     let last = reserved.filter(|reserved| *reserved > position).map_or(Ok(entry), left_at)?;
+    if last.version != entry.version {
+        return Err(differs(last.position as i64, of, "an entry before it is missing"));
+    }
     let moved = |total: Amount, by: Amount| total.checked_add(by).filter(|total| *total >= Amount::ZERO);
     let contradiction = || differs(position, of, "more was back-dated than posted");
     let balance = Balance {

@@ -111,6 +111,42 @@ fn shards(ranges: &Value) -> BTreeSet<u16> {
     bounds.flat_map(|(first, last)| first.parse().unwrap()..=last.parse().unwrap()).collect()
 }
 
+/// A flush whose connection was lost holds the rows of its claims until PostgreSQL has noticed.
+#[tokio::test]
+async fn shards_whose_rows_are_held_are_given_back_later() {
+    let url = Postgres::shared().await.database().await;
+    let first = Process::spawn(&url, &[]).await;
+    first.serves().await;
+    let client = Client::new(first.origin());
+    until(&client, "it has all shards", |cluster| cluster["workers"][0]["shards"] == json!(["0-63"])).await;
+    let mut holder = PgConnection::connect(&url).await.unwrap();
+    sqlx::raw_sql("BEGIN; SELECT FROM shard_claims FOR SHARE").execute(&mut holder).await.unwrap();
+    let second = Process::spawn(&url, &[]).await;
+    let mut conn = PgConnection::connect(&url).await.unwrap();
+    let mut tries = BTreeSet::<chrono::DateTime<chrono::Utc>>::new();
+    eventually("giving back was tried twice", async || {
+        let waiting = "SELECT query_start FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'
+                           AND query LIKE 'UPDATE shard_claims SET worker_id = NULL%'";
+        tries.extend(
+            sqlx::query_scalar::<_, chrono::DateTime<chrono::Utc>>(waiting).fetch_all(&mut conn).await.unwrap(),
+        );
+        tries.len() >= 2
+    })
+    .await;
+    conn.close().await.unwrap();
+    holder.close().await.unwrap();
+    let shared = |cluster: &Value| {
+        let held = |worker: &Value| shards(&worker["shards"]).len();
+        cluster["workers"].as_array().unwrap().iter().map(held).collect::<Vec<_>>() == [32, 32]
+    };
+    until(&client, "each has its share", shared).await;
+    let lost = |line: &Value| line["message"] == "the claims connection is lost; all claims with it";
+    assert!(!first.log().borrow().iter().any(lost), "{:#?}", *first.log().borrow());
+    second.kill().await;
+    first.kill().await;
+}
+
 /// The trap: a deploy makes every shard move, and all of them at once.
 #[tokio::test]
 async fn a_join_moves_one_share_once_and_few_shards_at_a_time() {

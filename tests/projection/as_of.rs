@@ -584,6 +584,8 @@ async fn a_flush_that_is_refused_keeps_nothing_of_what_was_back_dated() {
     // Nobody is told a balance of it from which something may be missing.
     let present = Moment { position: None, time: Some(time("2026-04-01T00:00:00Z")) };
     assert!(as_of::balance(&mut conn, of, newest, present).await.unwrap().is_stale);
+    let end = Moment { position: Some(head + 1), time: None };
+    assert!(as_of::balance(&mut conn, of, newest, end).await.unwrap().is_stale);
     let past = Moment { position: Some(head - 15), time: None };
     assert!(!as_of::balance(&mut conn, of, newest, past).await.unwrap().is_stale);
 }

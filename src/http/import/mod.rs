@@ -144,6 +144,9 @@ pub async fn import(
     Ok(response)
 }
 
+/// Names of UTF-8, and of what is a part of it.
+const UTF_8: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Ndjson,
@@ -155,9 +158,10 @@ impl Format {
         let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut parts = value.split(';').map(str::trim);
         let essence = parts.next().unwrap_or_default();
-        let charset =
-            parts.filter_map(|part| part.split_once('=')).find(|(name, _)| name.eq_ignore_ascii_case("charset"));
-        if charset.is_some_and(|(_, charset)| !charset.trim_matches('"').eq_ignore_ascii_case("utf-8")) {
+        let parameters = parts.filter_map(|part| part.split_once('='));
+        let mut charsets = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"));
+        let is_utf_8 = |charset: &str| UTF_8.iter().any(|name| charset.eq_ignore_ascii_case(name));
+        if charsets.any(|(_, charset)| !is_utf_8(charset.trim().trim_matches('"'))) {
             return Err(Problem::new(
                 Code::UnsupportedMediaType,
                 "an import is in UTF-8; convert the file, and send the header Content-Type without another charset",

@@ -607,7 +607,7 @@ async fn projected(conn: &mut PgConnection, head: i64) {
 async fn cluster(conn: &mut PgConnection, lowest: i64) -> String {
     let what = "
         SELECT json_build_object(
-            'shards', (SELECT json_agg(json_build_object('shard', shard, 'worker', worker_id, 'epoch', epoch,
+            'shards', (SELECT json_agg(json_build_object('shard', shard, 'worker', worker_id, 'epoch', c.epoch,
                                                          'pid', backend_pid, 'claimed_at', c.claimed_at))
                        FROM checkpoints JOIN shard_claims c USING (shard) WHERE ledger_id = 1 AND position = $1),
             'workers', (SELECT json_agg(to_json(w)) FROM workers w),
@@ -618,5 +618,5 @@ async fn cluster(conn: &mut PgConnection, lowest: i64) -> String {
                                                            'waits', wait_event, 'since', state_change,
                                                            'blocked_by', pg_blocking_pids(pid), 'query', left(query, 80)))
                          FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()))::text";
-    sqlx::query_scalar(what).bind(lowest).fetch_one(conn).await.expect("the cluster can be read")
+    sqlx::query_scalar(what).bind(lowest).fetch_one(conn).await.unwrap_or_else(|error| error.to_string())
 }
