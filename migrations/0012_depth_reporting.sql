@@ -86,13 +86,7 @@ SELECT
     e.payload ->> 'reference' AS reference,
     e.payload ->> 'description' AS description,
     coalesce(e.payload -> 'metadata', '{}'::jsonb) AS metadata,
-    -- Of what was scheduled and then decided, the key that scheduled it: looked up, by
-    -- primary key, only where an event has none of its own.
-    coalesce(
-        e.idempotency_key,
-        (SELECT begun.idempotency_key FROM public.events begun
-            WHERE begun.ledger_id = e.ledger_id AND begun.position = (e.payload ->> 'scheduled_position')::bigint)
-    ) AS idempotency_key,
+    e.idempotency_key,
     e.position,
     e.effective_at,
     e.recorded_at,
@@ -123,7 +117,6 @@ LEFT JOIN LATERAL (
 WHERE e.type IN ('transaction_posted', 'transaction_rejected', 'batch_rejected', 'transaction_authorised')
     OR (e.type = 'transaction_scheduled' AND (ended.type IS NULL OR ended.type = 'schedule_cancelled'));
 COMMENT ON VIEW reporting.transactions IS 'Transactions, whatever has become of them, one row each. One that was scheduled has the row of its posting or rejection once it has come to that.';
-COMMENT ON COLUMN reporting.transactions.idempotency_key IS 'The client''s idempotency key; of what was scheduled, the key that scheduled it.';
 COMMENT ON COLUMN reporting.transactions.type IS 'What the client meant with it: payment or transaction, capture of a hold, or reversal; of those that were declined also void and cancellation.';
 COMMENT ON COLUMN reporting.transactions.status IS 'posted or rejected; of a hold authorised, captured, voided or expired; scheduled or cancelled. Only what is posted is in balances: a hold''s captures are, as transactions of their own.';
 COMMENT ON COLUMN reporting.transactions.reason IS 'Code of the business rule that declined it, such as insufficient_funds; null otherwise.';
@@ -344,36 +337,3 @@ COMMENT ON COLUMN reporting.scheduled.position IS 'Position of the event that sc
 COMMENT ON COLUMN reporting.scheduled.as_of_position IS 'Position of the log that the row answers at.';
 
 GRANT SELECT ON reporting.holds_outstanding, reporting.scheduled TO steelyard_analyst, steelyard_serving;
-
--- As before, but for the key of what was scheduled.
-CREATE OR REPLACE VIEW reporting.rejections AS
-SELECT
-    cut.ledger,
-    e.transaction_id,
-    e.payload ->> 'kind' AS type,
-    r.reason,
-    e.payload #>> '{rejection,account}' AS account,
-    (e.payload #>> '{rejection,available}')::numeric AS available,
-    (e.payload #>> '{rejection,would_be}')::numeric AS would_be,
-    coalesce(e.payload ->> 'asset', e.payload #>> '{legs,0,asset}') AS asset,
-    (SELECT sum((part ->> 'amount')::numeric) FROM jsonb_array_elements(e.payload -> 'legs') part
-        WHERE part ->> 'side' = 'debit'
-            AND part ->> 'asset' IS NOT DISTINCT FROM e.payload #>> '{legs,0,asset}') AS amount,
-    (SELECT part ->> 'account' FROM jsonb_array_elements(e.payload -> 'legs') part
-        WHERE part ->> 'side' = 'debit' LIMIT 1) AS from_account,
-    (SELECT part ->> 'account' FROM jsonb_array_elements(e.payload -> 'legs') part
-        WHERE part ->> 'side' = 'credit' LIMIT 1) AS to_account,
-    r.reference,
-    coalesce(e.payload -> 'metadata', '{}'::jsonb) AS metadata,
-    coalesce(
-        e.idempotency_key,
-        (SELECT begun.idempotency_key FROM public.events begun
-            WHERE begun.ledger_id = e.ledger_id AND begun.position = (e.payload ->> 'scheduled_position')::bigint)
-    ) AS idempotency_key,
-    r.position,
-    r.effective_at,
-    r.recorded_at
-FROM reporting.consistent_cut cut
-JOIN public.rejections r ON r.ledger_id = cut.ledger_id AND r.leg = 0 AND r.position <= cut.position
-JOIN public.events e ON e.ledger_id = r.ledger_id AND e.position = r.position;
-COMMENT ON COLUMN reporting.rejections.idempotency_key IS 'The client''s idempotency key; of what was scheduled, the key that scheduled it.';
